@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# scripts/setup.sh run|dev|postgres ...
+#
+#   run       .venv with pgseal (editable) and an embedded PostgreSQL
+#   dev       the same and the tools of `make check` and `make test`
+#   postgres  Debian's PostgreSQL 15 with pgaudit, if this is Debian 12 and we are root
+#
+# Every step does nothing, quickly, when it is done already. What is installed is exactly requirements/*.txt; a step is
+# repeated when that, pyproject.toml or the place of the checkout has changed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python3}
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+apt_get() {
+  DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l apt-get -qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 \
+    -o Dpkg::Use-Pty=0 "$@" >/dev/null
+}
+
+make_venv() {
+  command -v "$PYTHON" >/dev/null || fail "cannot find $PYTHON: install Python 3.11 or set PYTHON=/path/to/python3"
+  "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    fail "pgseal needs Python 3.11 or newer, $PYTHON is $("$PYTHON" -V): set PYTHON=/path/to/python3"
+  if ! "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+      say "installing python3-venv"
+      apt_get update
+      apt_get install -y --no-install-recommends python3-venv
+    else
+      fail "$PYTHON cannot make virtual environments: as root, run apt-get install python3-venv, then try again"
+    fi
+  fi
+  say "making .venv with $("$PYTHON" -V)"
+  rm -rf .venv
+  "$PYTHON" -m venv .venv
+}
+
+setup_venv() { # LOCK
+  local lock=requirements/$1.txt stamp=.venv/setup-$1 key
+  key=$({ pwd; cat "$lock" pyproject.toml; } | sha256sum)
+  is_done() { [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$key" ]; }
+  is_done && return
+  # One set-up at a time in a checkout: the second one waits and finds the work done.
+  exec 9>"${TMPDIR:-/tmp}/pgseal-setup-$(pwd | sha256sum | cut -c1-16).lock"
+  ! command -v flock >/dev/null || flock 9
+  is_done && return
+  # A virtual environment that was moved or whose interpreter is gone is made anew.
+  [ "$(cat .venv/place 2>/dev/null)" = "$(pwd)" ] && .venv/bin/python -c 'import pip' 2>/dev/null || make_venv
+  pwd >.venv/place
+  say "installing $lock"
+  local pip=(.venv/bin/python -m pip install --quiet --no-input --disable-pip-version-check --no-deps)
+  "${pip[@]}" --require-hashes --only-binary=:all: -r "$lock"
+  "${pip[@]}" --no-build-isolation --no-index --editable .
+  echo "$key" >"$stamp"
+  exec 9>&-
+}
+
+setup_postgres() {
+  local home=/usr/lib/postgresql/15 packages=(postgresql-15 postgresql-15-pgaudit)
+  [ -x $home/bin/postgres ] && [ -e $home/lib/pgaudit.so ] && return
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    say "PostgreSQL 15 with pgaudit is not installed; its tests are skipped (as root: apt-get install ${packages[*]})"
+    return
+  fi
+  apt_get update
+  if ! apt-cache show "${packages[@]}" >/dev/null 2>&1; then
+    say "this system has no ${packages[*]} (Debian 12 has); their tests are skipped"
+    return
+  fi
+  say "installing ${packages[*]}"
+  # The tests run clusters of their own. Debian makes and starts a cluster `main` with every new server version:
+  # not while we install it; what is there already, and what others install later, stays as it is.
+  apt_get install -y --no-install-recommends postgresql-common
+  local no_main=/etc/postgresql-common/createcluster.d/pgseal-setup.conf
+  mkdir -p "${no_main%/*}"
+  # shellcheck disable=SC2064  # the name is known now
+  trap "rm -f $no_main" EXIT
+  echo 'create_main_cluster = false' >"$no_main"
+  apt_get install -y --no-install-recommends "${packages[@]}"
+  rm -f "$no_main"
+  trap - EXIT
+}
+
+[ $# -gt 0 ] || fail "usage: scripts/setup.sh run|dev|postgres ..."
+for step in "$@"; do
+  case $step in
+    run | dev) setup_venv "$step" ;;
+    postgres) setup_postgres ;;
+    *) fail "unknown step $step: expected run, dev or postgres" ;;
+  esac
+done

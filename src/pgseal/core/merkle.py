@@ -40,7 +40,7 @@ HashReader: TypeAlias = Callable[[Sequence[Coordinate]], Sequence[bytes]]
 
 _LEAF = b"\x00"
 _NODE = b"\x01"
-_CHUNK = 4096  # leaves hashed together by check_range: enough to be fast, small enough to stay in cache
+_CHUNK = 4096  # leaves hashed together: enough to be fast, and few enough that their hashes stay in cache
 
 
 def leaf_hash(leaf_data: bytes) -> bytes:
@@ -126,18 +126,21 @@ class CompactRange:
 
     def extend(self, hashes: Sequence[bytes]) -> None:
         """Add many leaves by their hashes: the same as appending each, level by level and several times as fast."""
-        size, edge = self._size, self._hashes
+        for start in range(0, len(hashes), _CHUNK):
+            self._extend(list(hashes[start : start + _CHUNK]))
+
+    def _extend(self, pending: list[bytes]) -> None:
+        position, edge = self._size, self._hashes
+        self._size += len(pending)
         added: list[bytes] = []  # new edge, smallest subtree first
-        pending = list(hashes)
         while pending:
-            if size & 1:
+            if position & 1:
                 pending.insert(0, edge.pop())
             if len(pending) % 2:
                 added.append(pending[-1])
             pending = hash_pairs(pending)
-            size >>= 1
+            position >>= 1
         edge.extend(reversed(added))
-        self._size += len(hashes)
 
     def root(self) -> bytes:
         """Return the root of the tree."""

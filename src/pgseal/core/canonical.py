@@ -1,17 +1,17 @@
-"""JSON with one spelling (RFC 8785, "JCS") and a JSON parser that accepts nothing doubtful.
+r"""JSON with one spelling (RFC 8785, "JCS") and a JSON parser that accepts nothing doubtful.
 
 Hashes and signatures are over bytes, so a JSON value that is hashed needs exactly one byte form. RFC 8785 fixes it:
 
 - no space; members sorted by the UTF-16 code units of their names (section 3.2.3);
 - numbers as ECMAScript prints a double: ``1e+21``, ``0.000001``, ``1e-7``, and ``0`` for minus zero (section 3.2.2.3);
-- strings with the shortest escapes: ``\\b \\t \\n \\f \\r \\" \\\\``, other control characters as ``\\u001f`` in lower
+- strings with the shortest escapes: ``\b \t \n \f \r \" \\``, other control characters as ``\u001f`` in lower
   case, everything else as plain UTF-8 (section 3.2.2.2).
 
 What has no faithful form is refused, never rounded: NaN and infinities, integers beyond ±(2^53 - 1), which a double
 cannot hold, lone surrogates, member names that are not strings.
 
-``parse_json`` is the other direction for untrusted bytes: bounded in size and depth, and refusing what parsers are known
-to disagree about (duplicate members, NaN, a byte order mark, lone surrogates, numbers that overflow a double).
+``parse_json`` is the other direction for untrusted bytes: bounded in size and depth, and refusing what parsers are
+known to disagree about (duplicate members, NaN, a byte order mark, lone surrogates, numbers that overflow a double).
 
 Spec: https://www.rfc-editor.org/rfc/rfc8785 and https://www.rfc-editor.org/rfc/rfc8259.
 """
@@ -25,7 +25,7 @@ from typing import TypeAlias, cast
 from pgseal.core.encoding import shorten
 from pgseal.errors import FormatError
 
-JsonValue: TypeAlias = "None | bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue]"
+JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 
 #: The largest integer a double holds exactly together with its neighbours (RFC 7493 section 2.2).
 MAX_SAFE_INTEGER = 2**53 - 1
@@ -46,16 +46,17 @@ _MIN_PLAIN_POINT = -6
 def encode_canonical(value: JsonValue) -> bytes:
     """Return the RFC 8785 bytes of ``value``.
 
-    ``value`` is built of None, bool, int, float, str, lists or tuples, and mappings with str keys. Raises ``FormatError``
-    for whatever has no canonical form (see the module).
+    ``value`` is built of None, bool, int, float, str, lists or tuples, and mappings with str keys. Raises
+    ``FormatError`` for whatever has no canonical form (see the module).
     """
     pieces: list[str] = []
     _append(value, pieces, 0)
     try:
         return "".join(pieces).encode("utf-8")
     except UnicodeEncodeError as error:
-        message = f"a string holds the lone surrogate U+{ord(error.object[error.start]):04X}"
-        raise FormatError(message, source=_CANONICAL) from error
+        raise FormatError(
+            f"a string holds the lone surrogate U+{ord(error.object[error.start]):04X}", source=_CANONICAL
+        ) from error
 
 
 def format_number(value: float) -> str:
@@ -65,13 +66,14 @@ def format_number(value: float) -> str:
     """
     if isinstance(value, int):
         if not -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER:
-            message = f"integers beyond ±(2^53 - 1) have no exact form, write it as a string: {shorten(value)}"
-            raise FormatError(message, source=_CANONICAL)
+            raise FormatError(
+                f"integers beyond ±(2^53 - 1) have no exact form, write it as a string: {shorten(value)}",
+                source=_CANONICAL,
+            )
         return int.__repr__(value)
     if not math.isfinite(value):
-        message = f"expected a finite number, got {value!r}"
-        raise FormatError(message, source=_CANONICAL)
-    if value == 0:
+        raise FormatError(f"expected a finite number, got {value!r}", source=_CANONICAL)
+    if not value:
         return "0"
     return "-" + _format_positive(-value) if value < 0 else _format_positive(value)
 
@@ -105,15 +107,13 @@ def _append(value: object, pieces: list[str], depth: int) -> None:
         pieces.append(format_number(value))
     elif isinstance(value, list | tuple | Mapping):
         if depth >= MAX_DEPTH:
-            message = f"nested deeper than {MAX_DEPTH}"
-            raise FormatError(message, source=_CANONICAL)
+            raise FormatError(f"nested deeper than {MAX_DEPTH}", source=_CANONICAL)
         if isinstance(value, Mapping):
             _append_object(cast("Mapping[object, object]", value), pieces, depth + 1)
         else:
             _append_array(cast("Sequence[object]", value), pieces, depth + 1)
     else:
-        message = f"expected a JSON value, got {type(value).__name__}"
-        raise FormatError(message, source=_CANONICAL)
+        raise FormatError(f"expected a JSON value, got {type(value).__name__}", source=_CANONICAL)
 
 
 def _append_array(value: Sequence[object], pieces: list[str], depth: int) -> None:
@@ -129,8 +129,7 @@ def _append_object(value: Mapping[object, object], pieces: list[str], depth: int
     names: list[str] = []
     for name in value:
         if not isinstance(name, str):
-            message = f"expected member names to be strings, got {shorten(name)}"
-            raise FormatError(message, source=_CANONICAL)
+            raise FormatError(f"expected member names to be strings, got {shorten(name)}", source=_CANONICAL)
         names.append(name)
     names.sort(key=_utf16)
     separator = "{"
@@ -164,28 +163,27 @@ def parse_json(data: bytes, *, source: str, max_bytes: int, max_depth: int) -> J
     as ``list``, numbers without fraction or exponent as ``int``. Raises ``FormatError`` naming ``source``.
     """
     if len(data) > max_bytes:
-        message = f"expected at most {max_bytes} bytes, got {len(data)}"
-        raise FormatError(message, source=source)
+        raise FormatError(f"expected at most {max_bytes} bytes, got {len(data)}", source=source)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        message = "invalid UTF-8"
-        raise FormatError(message, source=source, offset=error.start) from error
+        raise FormatError("invalid UTF-8", source=source, offset=error.start) from error
     if text.startswith("\ufeff"):
-        message = "begins with a byte order mark"
-        raise FormatError(message, source=source, offset=0)
+        raise FormatError("begins with a byte order mark", source=source, offset=0)
     if data.count(b"[") + data.count(b"{") > max_depth:
         _check_depth(data, max_depth, source)
     try:
         value = cast("JsonValue", _DECODER.decode(text))
     except json.JSONDecodeError as error:
-        message = f"not JSON: {error.msg[:1].lower()}{error.msg[1:]}"
-        raise FormatError(message, source=source, offset=len(text[: error.pos].encode("utf-8"))) from error
+        raise FormatError(
+            f"not JSON: {error.msg[:1].lower()}{error.msg[1:]}",
+            source=source,
+            offset=len(text[: error.pos].encode("utf-8")),
+        ) from error
     except _RefusedError as error:
         raise FormatError(str(error), source=source) from error
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits; a caller's huge max_depth
-        message = "not JSON that can be read: number too long or nesting too deep"
-        raise FormatError(message, source=source) from error
+        raise FormatError("not JSON that can be read: number too long or nesting too deep", source=source) from error
     if _SURROGATE_ESCAPE.search(data):
         _check_surrogates(value, source)
     return value
@@ -196,8 +194,7 @@ def _check_depth(data: bytes, max_depth: int, source: str) -> None:
     for match in _BRACKET.finditer(_STRING.sub(_blank, data)):
         depth += 1 if match[0] in b"[{" else -1
         if depth > max_depth:
-            message = f"nested deeper than {max_depth}"
-            raise FormatError(message, source=source, offset=match.start())
+            raise FormatError(f"nested deeper than {max_depth}", source=source, offset=match.start())
 
 
 def _blank(match: re.Match[bytes]) -> bytes:
@@ -213,8 +210,9 @@ def _check_surrogates(value: object, source: str) -> None:
             try:
                 item.encode("utf-8")
             except UnicodeEncodeError as error:
-                message = f"a string holds the lone surrogate U+{ord(item[error.start]):04X}"
-                raise FormatError(message, source=source) from error
+                raise FormatError(
+                    f"a string holds the lone surrogate U+{ord(item[error.start]):04X}", source=source
+                ) from error
         elif isinstance(item, list):
             pending.extend(cast("list[object]", item))
         elif isinstance(item, dict):
@@ -229,22 +227,19 @@ def _unique_members(pairs: list[tuple[str, object]]) -> dict[str, object]:
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
-                message = f"member {shorten(name)} appears twice"
-                raise _RefusedError(message)
+                raise _RefusedError(f"member {shorten(name)} appears twice")
             seen.add(name)
     return members
 
 
 def _refuse_constant(name: str) -> object:
-    message = f"{name} is not JSON"
-    raise _RefusedError(message)
+    raise _RefusedError(f"{name} is not JSON")
 
 
 def _finite(digits: str) -> float:
     value = float(digits)
     if math.isinf(value):
-        message = f"number does not fit a double: {shorten(digits)}"
-        raise _RefusedError(message)
+        raise _RefusedError(f"number does not fit a double: {shorten(digits)}")
     return value
 
 

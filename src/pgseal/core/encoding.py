@@ -32,26 +32,23 @@ def parse_base64(text: str, *, source: str, length: int | None = None) -> bytes:
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        message = f"not base64: {shorten(text)}"
-        raise FormatError(message, source=source) from error
+        raise FormatError(f"not base64: {shorten(text)}", source=source) from error
     if format_base64(data) != text:
-        message = f"base64 is not canonical: expected {shorten(format_base64(data))}, got {shorten(text)}"
-        raise FormatError(message, source=source)
+        raise FormatError(
+            f"base64 is not canonical: expected {shorten(format_base64(data))}, got {shorten(text)}", source=source
+        )
     if length is not None and len(data) != length:
-        message = f"expected base64 of {length} bytes, got {len(data)}"
-        raise FormatError(message, source=source)
+        raise FormatError(f"expected base64 of {length} bytes, got {len(data)}", source=source)
     return data
 
 
 def parse_decimal(text: str, *, source: str, maximum: int = MAX_TREE_SIZE) -> int:
     """Return the integer that ``text`` is the canonical decimal of; raises ``FormatError`` above ``maximum``."""
     if not _DECIMAL.fullmatch(text):
-        message = f"expected a decimal without leading zeros, got {shorten(text)}"
-        raise FormatError(message, source=source)
+        raise FormatError(f"expected a decimal without leading zeros, got {shorten(text)}", source=source)
     value = int(text)
     if value > maximum:
-        message = f"expected at most {maximum}, got {value}"
-        raise FormatError(message, source=source)
+        raise FormatError(f"expected at most {maximum}, got {value}", source=source)
     return value
 
 

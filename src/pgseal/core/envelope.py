@@ -11,12 +11,10 @@ by one regular expression. Example (one line)::
 ``id`` and ``xid`` are strings because they exceed what JSON numbers hold everywhere.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import cast
 
 from pgseal.core.canonical import MAX_SAFE_INTEGER, JsonValue, encode_canonical, parse_json
 from pgseal.core.encoding import shorten
@@ -90,8 +88,9 @@ def check_envelope(envelope: Envelope, *, source: str = "envelope") -> None:
     parse_time(envelope.time, source=source)
     for name, value in (("actor", envelope.actor_commitment), ("data", envelope.data_commitment)):
         if len(value) != COMMITMENT_BYTES:
-            message = f"expected a {name} commitment of {COMMITMENT_BYTES} bytes, got {len(value)}"
-            raise FormatError(message, source=source)
+            raise FormatError(
+                f"expected a {name} commitment of {COMMITMENT_BYTES} bytes, got {len(value)}", source=source
+            )
 
 
 def check_constants(  # noqa: PLR0913 - the members that LeafBuilder keeps constant, in the envelope's order
@@ -139,21 +138,26 @@ def format_envelope(envelope: Envelope) -> bytes:
         }
     )
     if len(leaf_data) > MAX_LEAF_BYTES:
-        message = f"expected at most {MAX_LEAF_BYTES} bytes, got {len(leaf_data)}"
-        raise FormatError(message, source="envelope")
+        raise FormatError(f"expected at most {MAX_LEAF_BYTES} bytes, got {len(leaf_data)}", source="envelope")
     return leaf_data
 
 
 # Canonical bytes have one spelling, so the grammar is regular; what it leaves open (calendar, 64-bit bounds, relation
 # quoting) is checked after the match. About ten times as fast as parsing and encoding again.
+_CATEGORY, _OUTCOME, _SOURCE = ("|".join(words) for words in (CATEGORIES, OUTCOMES, SOURCES))
 _LEAF = re.compile(
-    (
-        r'\{"action":"([A-Z][A-Z0-9_]{0,62})","category":"(%s)",'
-        r'"commitments":\{"actor":"([0-9a-f]{64})","data":"([0-9a-f]{64})"\},"id":"([1-9][0-9]{0,18})",'
-        r'"incarnation":([1-9][0-9]{0,15}),"outcome":"(%s)","relation":(null|"[^"\\]*+(?:\\.[^"\\]*+)*+"),'
-        r'"source":"(%s)","time":"([0-9T:.-]{26}Z)","trail":"([a-z0-9_-]{1,63})","v":1,"xid":"(0|[1-9][0-9]{0,19})"\}'
-    )
-    % ("|".join(CATEGORIES), "|".join(OUTCOMES), "|".join(SOURCES))
+    r'\{"action":"([A-Z][A-Z0-9_]{0,62})",'
+    rf'"category":"({_CATEGORY})",'
+    r'"commitments":\{"actor":"([0-9a-f]{64})","data":"([0-9a-f]{64})"\},'
+    r'"id":"([1-9][0-9]{0,18})",'
+    r'"incarnation":([1-9][0-9]{0,15}),'
+    rf'"outcome":"({_OUTCOME})",'
+    r'"relation":(null|"[^"\\]*+(?:\\.[^"\\]*+)*+"),'
+    rf'"source":"({_SOURCE})",'
+    r'"time":"([0-9T:.-]{26}Z)",'
+    r'"trail":"([a-z0-9_-]{1,63})",'
+    r'"v":1,'
+    r'"xid":"(0|[1-9][0-9]{0,19})"\}'
 )
 
 
@@ -163,13 +167,11 @@ def parse_envelope(leaf_data: bytes, *, source: str = "leaf") -> Envelope:
     Strict: ``format_envelope`` of the result gives the same bytes. Raises ``FormatError`` naming ``source``.
     """
     if len(leaf_data) > MAX_LEAF_BYTES:
-        message = f"expected at most {MAX_LEAF_BYTES} bytes, got {len(leaf_data)}"
-        raise FormatError(message, source=source)
+        raise FormatError(f"expected at most {MAX_LEAF_BYTES} bytes, got {len(leaf_data)}", source=source)
     try:
         match = _LEAF.fullmatch(leaf_data.decode("utf-8"))
     except UnicodeDecodeError as error:
-        message = "invalid UTF-8"
-        raise FormatError(message, source=source, offset=error.start) from error
+        raise FormatError("invalid UTF-8", source=source, offset=error.start) from error
     if match is None:
         raise _explain(leaf_data, source)
     action, category, actor, data, id_, incarnation, outcome, relation, origin, time, trail, xid = match.groups()
@@ -194,12 +196,11 @@ def parse_envelope(leaf_data: bytes, *, source: str = "leaf") -> Envelope:
     return envelope
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)  # a ledger names few relations; the bound is for hostile ones
 def _parse_quoted_relation(quoted: str, source: str) -> str:
     relation = parse_json(quoted.encode(), source=source, max_bytes=MAX_LEAF_BYTES, max_depth=0)
-    if not isinstance(relation, str) or json.dumps(relation, ensure_ascii=False) != quoted:
-        message = f"relation is not in canonical form (RFC 8785): {shorten(quoted)}"
-        raise FormatError(message, source=source)
+    if not isinstance(relation, str) or encode_canonical(relation).decode("utf-8") != quoted:
+        raise FormatError(f"relation is not in canonical form (RFC 8785): {shorten(quoted)}", source=source)
     parse_relation(relation, source=source)
     return relation
 
@@ -224,11 +225,9 @@ def envelope_from_json(value: JsonValue, *, source: str = "envelope") -> Envelop
     commitments = require_members(members["commitments"], ("actor", "data"), source)
     version, incarnation, relation = members["v"], members["incarnation"], members["relation"]
     if type(version) is not int or version != VERSION:
-        message = f"expected v 1, got {shorten(version)}: written by a newer pgseal?"
-        raise FormatError(message, source=source)
+        raise FormatError(f"expected v 1, got {shorten(version)}: written by a newer pgseal?", source=source)
     if type(incarnation) is not int:
-        message = f"expected incarnation to be a whole number, got {shorten(incarnation)}"
-        raise FormatError(message, source=source)
+        raise FormatError(f"expected incarnation to be a whole number, got {shorten(incarnation)}", source=source)
     envelope = Envelope(
         trail=_string(members, "trail", None, source),
         incarnation=incarnation,
@@ -266,22 +265,21 @@ _MEMBERS = (
 def require_members(value: JsonValue, names: tuple[str, ...], source: str) -> Mapping[str, JsonValue]:
     """Return ``value`` if it is an object with exactly the members ``names``; raises ``FormatError``."""
     if not isinstance(value, dict):
-        message = f"expected an object with members {', '.join(names)}, got {shorten(value)}"
-        raise FormatError(message, source=source)
-    members = cast("dict[str, JsonValue]", value)
-    missing = [name for name in names if name not in members]
-    unknown = [name for name in members if name not in names]
+        raise FormatError(f"expected an object with members {', '.join(names)}, got {shorten(value)}", source=source)
+    missing = [name for name in names if name not in value]
+    unknown = [name for name in value if name not in names]
     if missing or unknown:
-        message = f"expected exactly the members {', '.join(names)}; missing {missing}, unknown {shorten(unknown)}"
-        raise FormatError(message, source=source)
-    return members
+        raise FormatError(
+            f"expected exactly the members {', '.join(names)}; missing {missing}, unknown {shorten(unknown)}",
+            source=source,
+        )
+    return value
 
 
 def _string(members: Mapping[str, JsonValue], name: str, pattern: re.Pattern[str] | None, source: str) -> str:
     value = members[name]
     if not isinstance(value, str):
-        message = f"expected {name} to be a string, got {shorten(value)}"
-        raise FormatError(message, source=source)
+        raise FormatError(f"expected {name} to be a string, got {shorten(value)}", source=source)
     if pattern is not None:
         _check_pattern(name, value, pattern, source)
     return value
@@ -289,17 +287,14 @@ def _string(members: Mapping[str, JsonValue], name: str, pattern: re.Pattern[str
 
 def _check_pattern(name: str, value: str, pattern: re.Pattern[str], source: str) -> None:
     if not pattern.fullmatch(value):
-        message = f"expected {name} to match {pattern.pattern}, got {shorten(value)}"
-        raise FormatError(message, source=source)
+        raise FormatError(f"expected {name} to match {pattern.pattern}, got {shorten(value)}", source=source)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...], source: str) -> None:
     if value not in choices:
-        message = f"expected {name} to be one of {', '.join(choices)}, got {shorten(value)}"
-        raise FormatError(message, source=source)
+        raise FormatError(f"expected {name} to be one of {', '.join(choices)}, got {shorten(value)}", source=source)
 
 
 def _check_range(name: str, value: int, minimum: int, maximum: int, source: str) -> None:
     if not minimum <= value <= maximum:
-        message = f"expected {name} between {minimum} and {maximum}, got {shorten(value)}"
-        raise FormatError(message, source=source)
+        raise FormatError(f"expected {name} between {minimum} and {maximum}, got {shorten(value)}", source=source)

@@ -29,8 +29,9 @@ def format_time(microseconds: int) -> str:
     Raises ``FormatError`` outside years 0001 to 9999.
     """
     if not MIN_TIME <= microseconds <= MAX_TIME:
-        message = f"expected a time in years 0001 to 9999, got {microseconds} microseconds since the epoch"
-        raise FormatError(message, source="time")
+        raise FormatError(
+            f"expected a time in years 0001 to 9999, got {microseconds} microseconds since the epoch", source="time"
+        )
     return (_EPOCH + timedelta(microseconds=microseconds)).isoformat(timespec="microseconds") + "Z"
 
 
@@ -38,14 +39,13 @@ def parse_time(text: str, *, source: str = "time") -> int:
     """Return microseconds since the Unix epoch; raises ``FormatError`` unless ``text`` is the one spelling."""
     match = _TIME.fullmatch(text)
     if match is None:
-        message = f"expected YYYY-MM-DDTHH:MM:SS.ffffffZ, got {shorten(text)}"
-        raise FormatError(message, source=source)
+        raise FormatError(f"expected YYYY-MM-DDTHH:MM:SS.ffffffZ, got {shorten(text)}", source=source)
     try:
         # The constructor rather than fromisoformat: newer Pythons read 24:00 as the next day.
-        moment = datetime(*map(int, match.groups()))  # noqa: DTZ001
+        year, month, day, hour, minute, second, microsecond = map(int, match.groups())
+        moment = datetime(year, month, day, hour, minute, second, microsecond)  # noqa: DTZ001
     except ValueError as error:
-        message = f"no such date or time: {shorten(text)}"
-        raise FormatError(message, source=source) from error
+        raise FormatError(f"no such date or time: {shorten(text)}", source=source) from error
     return (moment - _EPOCH) // _MICROSECOND
 
 
@@ -61,13 +61,15 @@ def parse_relation(text: str, *, source: str = "relation") -> tuple[str, str]:
     """Return ``(schema, name)``; raises ``FormatError`` unless ``text`` is the one spelling."""
     match = _RELATION.fullmatch(text)
     if match is None:
-        message = f"expected schema.name, each part bare or in double quotes, got {shorten(text)}"
-        raise FormatError(message, source=source)
+        raise FormatError(
+            f"expected schema.name, each part bare or in double quotes, got {shorten(text)}", source=source
+        )
     schema, name = _unquote(match[1]), _unquote(match[2])
     canonical = format_relation(schema, name)
     if canonical != text:
-        message = f"quotes that are not needed: expected {shorten(canonical)}, got {shorten(text)}"
-        raise FormatError(message, source=source)
+        raise FormatError(
+            f"quotes that are not needed: expected {shorten(canonical)}, got {shorten(text)}", source=source
+        )
     return schema, name
 
 
@@ -75,13 +77,11 @@ def _quote(part: str) -> str:
     if _BARE.fullmatch(part):
         return part
     if not part or "\x00" in part:
-        message = f"expected a name that is not empty and has no NUL, got {shorten(part)}"
-        raise FormatError(message, source="relation")
+        raise FormatError(f"expected a name that is not empty and has no NUL, got {shorten(part)}", source="relation")
     try:
         part.encode("utf-8")
     except UnicodeEncodeError as error:
-        message = f"a name holds a lone surrogate: {shorten(part)}"
-        raise FormatError(message, source="relation") from error
+        raise FormatError(f"a name holds a lone surrogate: {shorten(part)}", source="relation") from error
     return '"' + part.replace('"', '""') + '"'
 
 

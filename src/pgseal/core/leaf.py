@@ -1,15 +1,15 @@
 """The fast way from a database row to ``leaf_data``: one bytes template per kind of record, one ``%`` per record.
 
-Sealer and verifier form hundreds of thousands of leaves a second. Nearly all of an envelope is constant for a table and an
-action, so ``LeafBuilder`` validates and encodes that once and keeps it as a template with five gaps::
+Sealer and verifier form hundreds of thousands of leaves a second. Nearly all of an envelope is constant for a table
+and an action, so ``LeafBuilder`` validates and encodes that once and keeps it as a template with five gaps::
 
     template = builder.template("clinic", 1, "row", "data_modification", "UPDATE", "success", "public.patients")
     leaf_data = template % (actor_hex, data_hex, id_digits, time_text, xid_digits)
 
 The gaps stand in RFC 8785 member order and are all ``bytes``: two commitments in lower-case hex, ``id`` in digits,
-``time`` as ``LeafBuilder.time`` or ``format_time`` writes it, ``xid`` in digits. They are NOT validated here; the caller
-has them from its own hashing and from typed columns (bigint, xid8). For values within those bounds the result is,
-byte for byte, ``format_envelope`` of the same record.
+``time`` as ``LeafBuilder.time`` or ``format_time`` writes it, ``xid`` in digits. They are NOT validated here; the
+caller has them from its own hashing and from typed columns (bigint, xid8). For values within those bounds the result
+is, byte for byte, ``format_envelope`` of the same record.
 """
 
 from pgseal.core.canonical import encode_canonical
@@ -38,7 +38,7 @@ class LeafBuilder:
         self._templates: dict[tuple[str, int, str, str, str, str, str | None], bytes] = {}
         self._seconds: dict[int, bytes] = {}
 
-    def template(  # noqa: PLR0913 - the envelope's constant members, in its order
+    def template(
         self,
         trail: str,
         incarnation: int,
@@ -76,7 +76,7 @@ class LeafBuilder:
         return template % fraction
 
 
-def _format_template(  # noqa: PLR0913 - as LeafBuilder.template
+def _format_template(
     trail: str,
     incarnation: int,
     source: str,
@@ -95,6 +95,5 @@ def _format_template(  # noqa: PLR0913 - as LeafBuilder.template
     ).encode()
     longest = len(template % (b"", b"", b"", b"", b"")) + _GAP_BYTES
     if longest > MAX_LEAF_BYTES:
-        message = f"expected at most {MAX_LEAF_BYTES} bytes, got up to {longest}"
-        raise FormatError(message, source="envelope")
+        raise FormatError(f"expected at most {MAX_LEAF_BYTES} bytes, got up to {longest}", source="envelope")
     return template

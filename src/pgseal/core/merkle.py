@@ -10,14 +10,15 @@ Three proofs, each a list of 32-byte hashes:
 - *consistency* (section 2.1.2): the tree of size m is a prefix of the tree of size n;
 - *range* (FORMATS.md section 3): these are all the leaves ``[begin, end)``, outside hashes left to right.
 
-``prove_*`` read the tree through a ``HashReader``, so a log on disk, in a bucket or in memory proves alike; all hashes a
-proof needs are asked for in one call. A prover's arguments are the caller's own, so a wrong one is ``ValueError``.
-``check_*`` take a proof from someone who is not trusted and raise ``ProofError`` for whatever does not lead to the root:
-sizes out of order, hashes that are not 32 bytes, too few, too many. The roots and sizes they are given must come from a
-verified checkpoint. An old size of 0 is refused: every tree extends the empty one, so such a proof would say nothing
-while looking like one that does.
+``prove_*`` read the tree through a ``HashReader``, so a log on disk, in a bucket or in memory proves alike; all
+hashes a proof needs are asked for in one call. A prover's arguments are the caller's own, so a wrong one is
+``ValueError``. ``check_*`` take a proof from someone who is not trusted and raise ``ProofError`` for whatever does
+not lead to the root: sizes out of order, hashes that are not 32 bytes, too few, too many. The roots and sizes they
+are given must come from a verified checkpoint. An old size of 0 is refused: every tree extends the empty one, so such
+a proof would say nothing while looking like one that does.
 
-Spec: https://www.rfc-editor.org/rfc/rfc6962#section-2.1, checking as in https://www.rfc-editor.org/rfc/rfc9162#section-2.1.3.
+Spec: https://www.rfc-editor.org/rfc/rfc6962#section-2.1, checking as in
+https://www.rfc-editor.org/rfc/rfc9162#section-2.1.3.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -96,11 +97,9 @@ class CompactRange:
         self._size = size
         self._hashes = list(hashes)
         if not 0 <= size <= MAX_TREE_SIZE:
-            message = f"expected a tree size from 0 to 2^63 - 1, got {size}"
-            raise ValueError(message)
+            raise ValueError(f"expected a tree size from 0 to 2^63 - 1, got {size}")
         if len(self._hashes) != size.bit_count() or any(len(hash_) != HASH_BYTES for hash_ in self._hashes):
-            message = f"expected {size.bit_count()} hashes of 32 bytes at the edge of a tree of size {size}"
-            raise ValueError(message)
+            raise ValueError(f"expected {size.bit_count()} hashes of 32 bytes at the edge of a tree of size {size}")
 
     @property
     def size(self) -> int:
@@ -122,7 +121,19 @@ class CompactRange:
 
     def append(self, leaf_hash_: bytes) -> None:
         """Add one leaf by its hash."""
-        self._append_subtree(0, leaf_hash_)
+        self.append_subtree(0, leaf_hash_)
+
+    def append_subtree(self, level: int, hash_: bytes) -> None:
+        """Add a full subtree of ``2**level`` leaves by its root; raises ``ValueError`` if it cannot stand there."""
+        position, misfit = divmod(self._size, 1 << level)
+        if misfit or len(hash_) != HASH_BYTES:
+            raise ValueError(f"a subtree of level {level} cannot follow {self._size} leaves")
+        # As in adding binary numbers, each bit that is set carries into the next.
+        while position & 1:
+            hash_ = node_hash(self._hashes.pop(), hash_)
+            position >>= 1
+        self._hashes.append(hash_)
+        self._size += 1 << level
 
     def extend(self, hashes: Sequence[bytes]) -> None:
         """Add many leaves by their hashes: the same as appending each, level by level and several times as fast."""
@@ -145,15 +156,6 @@ class CompactRange:
     def root(self) -> bytes:
         """Return the root of the tree."""
         return fold_right(self._hashes) if self._hashes else EMPTY_ROOT
-
-    def _append_subtree(self, level: int, hash_: bytes) -> None:
-        # Precondition: size is a multiple of 2**level. Like adding in binary, each bit set carries into the next.
-        position = self._size >> level
-        while position & 1:
-            hash_ = node_hash(self._hashes.pop(), hash_)
-            position >>= 1
-        self._hashes.append(hash_)
-        self._size += 1 << level
 
 
 def fold_right(hashes: Sequence[bytes]) -> bytes:
@@ -184,7 +186,7 @@ def prove_inclusion(leaf_index: int, tree_size: int, reader: HashReader) -> list
 
 
 def prove_consistency(old_size: int, tree_size: int, reader: HashReader) -> list[bytes]:
-    """Return the proof that the tree of ``old_size`` is a prefix of that of ``tree_size`` (RFC 6962 section 2.1.2, PROOF).
+    """Return the proof that the tree of ``old_size`` is a prefix of that of ``tree_size`` (RFC 6962 section 2.1.2).
 
     Empty when the sizes are equal. Raises ``ValueError`` unless 0 < old_size <= tree_size, and what ``reader`` raises.
     """
@@ -213,123 +215,116 @@ def prove_range(begin: int, end: int, tree_size: int, reader: HashReader) -> lis
     return _read_ranges(_subtrees(0, begin) + _right_ranges(end, tree_size), reader)
 
 
-def check_inclusion(proof: Sequence[bytes], leaf_index: int, leaf_hash: bytes, tree_size: int, root: bytes) -> None:  # noqa: PLR0913
-    """Raise ``ProofError`` unless ``proof`` shows the leaf at ``leaf_index`` of the tree (RFC 9162 section 2.1.3.2)."""
+def check_inclusion(proof: Sequence[bytes], leaf_index: int, leaf_hash: bytes, tree_size: int, root: bytes) -> None:
+    """Raise ``ProofError`` unless ``proof`` shows the leaf at ``leaf_index`` of the tree (RFC 6962 section 2.1.1)."""
     if not 0 <= leaf_index < tree_size <= MAX_TREE_SIZE:
-        message = f"no leaf {leaf_index} in a tree of size {tree_size}"
-        raise ProofError(message)
+        raise ProofError(f"no leaf {leaf_index} in a tree of size {tree_size}")
     _check_hashes([root, leaf_hash, *proof])
-    hash_, index, last = leaf_hash, leaf_index, tree_size - 1
-    for sibling in proof:
-        if last == 0:
-            message = f"inclusion proof of leaf {leaf_index} is too long for size {tree_size}"
-            raise ProofError(message, leaf_index=leaf_index)
-        if index & 1 or index == last:
-            hash_ = node_hash(sibling, hash_)
-            # At the right edge, levels at which this node has no sibling are skipped.
-            while not index & 1 and index:
-                index >>= 1
-                last >>= 1
-        else:
-            hash_ = node_hash(hash_, sibling)
-        index >>= 1
-        last >>= 1
-    if last != 0 or hash_ != root:
-        message = f"inclusion proof of leaf {leaf_index} does not lead to the root of size {tree_size}"
-        raise ProofError(message, leaf_index=leaf_index)
+    sides = _sibling_sides(leaf_index, tree_size - 1)
+    if len(proof) != len(sides):
+        raise ProofError(
+            f"inclusion proof of leaf {leaf_index} of {tree_size}: expected {len(sides)} hashes, got {len(proof)}",
+            leaf_index=leaf_index,
+        )
+    hash_ = leaf_hash
+    for sibling, is_left in zip(proof, sides, strict=True):
+        hash_ = node_hash(sibling, hash_) if is_left else node_hash(hash_, sibling)
+    if hash_ != root:
+        raise ProofError(
+            f"inclusion proof of leaf {leaf_index} does not lead to the root of size {tree_size}",
+            leaf_index=leaf_index,
+        )
 
 
-def check_consistency(proof: Sequence[bytes], old_size: int, tree_size: int, old_root: bytes, root: bytes) -> None:  # noqa: PLR0913
-    """Raise ``ProofError`` unless the old tree is shown to be a prefix of the new one (RFC 9162 section 2.1.4.2).
+def check_consistency(proof: Sequence[bytes], old_size: int, tree_size: int, old_root: bytes, root: bytes) -> None:
+    """Raise ``ProofError`` unless the old tree is shown to be a prefix of the new one (RFC 6962 section 2.1.2).
 
     Of equal sizes the proof must be empty and the roots equal. ``old_size`` 0 is refused.
     """
     if not 0 < old_size <= tree_size <= MAX_TREE_SIZE:
-        message = f"no proof is possible from size {old_size} to size {tree_size}"
-        raise ProofError(message)
+        raise ProofError(f"no proof is possible from size {old_size} to size {tree_size}")
     _check_hashes([old_root, root, *proof])
     failed = f"consistency proof from size {old_size} to size {tree_size}"
     if old_size == tree_size:
         if proof or old_root != root:
-            message = f"{failed}: equal sizes need an empty proof and equal roots"
-            raise ProofError(message)
+            raise ProofError(f"{failed}: equal sizes need an empty proof and equal roots")
         return
-    # Both roots are rebuilt from the largest full subtree at the old right edge. When the old size is a power of two, that
-    # subtree is the whole old tree and the prover leaves it out.
-    path = list(proof) if old_size & (old_size - 1) else [old_root, *proof]
-    index, last = old_size - 1, tree_size - 1
-    while index & 1:
-        index >>= 1
-        last >>= 1
-    if not path:
-        message = f"{failed} is too short"
-        raise ProofError(message)
+    # Both roots grow from the largest full subtree at the old right edge. If the old size is a power of two, that
+    # subtree is the whole old tree, and the prover leaves it out because the verifier has it.
+    level = (old_size & -old_size).bit_length() - 1
+    sides = _sibling_sides((old_size - 1) >> level, (tree_size - 1) >> level)
+    path = [old_root, *proof] if old_size == 1 << level else proof
+    if len(path) != len(sides) + 1:
+        raise ProofError(f"{failed}: expected {len(sides) + 1 - len(path) + len(proof)} hashes, got {len(proof)}")
     old_hash = hash_ = path[0]
-    for sibling in path[1:]:
-        if last == 0:
-            message = f"{failed} is too long"
-            raise ProofError(message)
-        if index & 1 or index == last:
+    for sibling, is_left in zip(path[1:], sides, strict=True):
+        if is_left:  # shared by both trees; what stands to the right is new
             old_hash = node_hash(sibling, old_hash)
             hash_ = node_hash(sibling, hash_)
-            while not index & 1 and index:
-                index >>= 1
-                last >>= 1
         else:
             hash_ = node_hash(hash_, sibling)
+    if old_hash != old_root or hash_ != root:
+        raise ProofError(f"{failed} does not lead to both roots")
+
+
+def _sibling_sides(index: int, last: int) -> list[bool]:
+    # Whether each sibling on the way from node `index` to the root stands to the left; `last` is the last node of that
+    # level. The last node of a level has no sibling if its index is even: it is carried up.
+    sides: list[bool] = []
+    while last:
+        if index & 1:
+            sides.append(True)
+        elif index < last:
+            sides.append(False)
         index >>= 1
         last >>= 1
-    if last != 0 or old_hash != old_root or hash_ != root:
-        message = f"{failed} does not lead to both roots"
-        raise ProofError(message)
+    return sides
 
 
-def check_range(  # noqa: PLR0913
+def check_range(
     hashes: Iterable[bytes], proof: Sequence[bytes], begin: int, end: int, tree_size: int, root: bytes
 ) -> None:
-    """Raise ``ProofError`` unless ``hashes`` are exactly the leaf hashes ``[begin, end)`` of the tree (FORMATS.md section 3).
+    """Raise ``ProofError`` unless ``hashes`` are the leaves ``[begin, end)`` of the tree (FORMATS.md section 3).
 
-    ``hashes`` is read once, a few thousand at a time. The leaves left of ``begin`` come as the right edge of a tree of that
-    size, so the walk is: take up that edge, append the leaves, then append what the proof holds of the right side.
+    ``hashes`` is read once, a few thousand at a time. The leaves left of ``begin`` come as the right edge of a tree
+    of that size, so the walk is: take up that edge, append the leaves, then append what the proof holds of the right
+    side.
     """
     if not 0 <= begin < end <= tree_size <= MAX_TREE_SIZE:
-        message = f"no leaves [{begin}, {end}) in a tree of size {tree_size}"
-        raise ProofError(message)
+        raise ProofError(f"no leaves [{begin}, {end}) in a tree of size {tree_size}")
     right = _right_ranges(end, tree_size)
     expected = begin.bit_count() + len(right)
     if len(proof) != expected:
-        message = f"range proof for [{begin}, {end}) of size {tree_size}: expected {expected} hashes, got {len(proof)}"
-        raise ProofError(message)
+        raise ProofError(
+            f"range proof for [{begin}, {end}) of size {tree_size}: expected {expected} hashes, got {len(proof)}"
+        )
     _check_hashes([root, *proof])
     tree = CompactRange(begin, proof[: begin.bit_count()])
     stream = iter(hashes)
     while chunk := list(islice(stream, _CHUNK)):
         _check_hashes(chunk)
         if tree.size + len(chunk) > end:
-            message = f"more leaves than the range [{begin}, {end}) has"
-            raise ProofError(message)
+            raise ProofError(f"more leaves than the range [{begin}, {end}) has")
         tree.extend(chunk)
     if tree.size != end:
-        message = f"expected {end - begin} leaves for the range [{begin}, {end}), got {tree.size - begin}"
-        raise ProofError(message)
+        raise ProofError(f"expected {end - begin} leaves for the range [{begin}, {end}), got {tree.size - begin}")
     if root_with_right(tree, proof[begin.bit_count() :], tree_size) != root:
-        message = f"leaves [{begin}, {end}) do not lead to the root of size {tree_size}"
-        raise ProofError(message)
+        raise ProofError(f"leaves [{begin}, {end}) do not lead to the root of size {tree_size}")
 
 
 def root_with_right(tree: CompactRange, right: Sequence[bytes], tree_size: int) -> bytes:
     """Return the root of ``tree_size`` leaves: those of ``tree``, then the sub-ranges hashed in ``right``.
 
-    ``right`` are the hashes of the maximal sub-ranges right of ``tree.size``, as in a range proof.
+    ``right`` are the hashes of the maximal sub-ranges right of ``tree.size`` > 0, as in a range proof.
     """
     whole = tree.copy()
-    ragged: list[bytes] = []
+    cut_off: list[bytes] = []  # at most one: the last sub-range, where the tree ends before a full subtree does
     for (begin, end), hash_ in zip(_right_ranges(tree.size, tree_size), right, strict=True):
-        if (end - begin) & (end - begin - 1) == 0 and begin % (end - begin) == 0 and not ragged:
-            whole._append_subtree((end - begin).bit_length() - 1, hash_)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        if end - begin == begin & -begin:
+            whole.append_subtree((end - begin).bit_length() - 1, hash_)
         else:
-            ragged.append(hash_)
-    return fold_right([*whole.hashes, *ragged]) if tree_size else EMPTY_ROOT
+            cut_off.append(hash_)
+    return fold_right([*whole.hashes, *cut_off])
 
 
 def _split(size: int) -> int:
@@ -338,7 +333,8 @@ def _split(size: int) -> int:
 
 
 def _subtrees(begin: int, end: int) -> list[tuple[int, int]]:
-    # [begin, end) as full subtrees, left to right. begin must be aligned to the first, as every range of the recursion is.
+    # [begin, end) as full subtrees, left to right. begin must be aligned to the first, as every range of the
+    # recursion is.
     ranges: list[tuple[int, int]] = []
     while begin < end:
         width = 1 << ((end - begin).bit_length() - 1)
@@ -348,8 +344,8 @@ def _subtrees(begin: int, end: int) -> list[tuple[int, int]]:
 
 
 def _right_ranges(begin: int, tree_size: int) -> list[tuple[int, int]]:
-    # The maximal sub-ranges of [0, tree_size) right of begin > 0: each full subtree that starts where the last one ended,
-    # the last cut off by the end of the tree.
+    # The maximal sub-ranges of [0, tree_size) right of begin > 0: each full subtree that starts where the last one
+    # ended, the last cut off by the end of the tree.
     ranges: list[tuple[int, int]] = []
     while begin < tree_size:
         end = min(begin + (begin & -begin), tree_size)
@@ -371,8 +367,7 @@ def _read_ranges(ranges: Sequence[tuple[int, int]], reader: HashReader) -> list[
 def _check_hashes(hashes: Sequence[bytes]) -> None:
     for hash_ in hashes:
         if len(hash_) != HASH_BYTES:
-            message = f"expected hashes of {HASH_BYTES} bytes, got one of {len(hash_)}"
-            raise ProofError(message)
+            raise ProofError(f"expected hashes of {HASH_BYTES} bytes, got one of {len(hash_)}")
 
 
 def _require(condition: bool, message: str) -> None:  # noqa: FBT001

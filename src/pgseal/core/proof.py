@@ -15,10 +15,10 @@
 
     — example.org/clinic fk1u8twl…
 
-The hashes are the RFC 6962 audit path, the leaf's sibling first; the checkpoint stands as it was signed. ``extra`` is opaque
-to C2SP and may be missing there; for pgseal it is the record line without its newline, and what it claims counts only
-after ``check_proof_file`` has tied it to the signed root: signature, then inclusion of the envelope, then the parts'
-commitments. Only the checkpoint's own size is used.
+The hashes are the RFC 6962 audit path, the leaf's sibling first; the checkpoint stands as it was signed. ``extra`` is
+opaque to C2SP and may be missing there; for pgseal it is the record line without its newline, and what it claims
+counts only after ``check_proof_file`` has tied it to the signed root: signature, then inclusion of the envelope, then
+the parts' commitments. Only the checkpoint's own size is used.
 
 Spec: https://c2sp.org/tlog-proof.
 """
@@ -65,11 +65,12 @@ class CheckedProof:
 def format_proof_file(proof: InclusionProof) -> bytes:
     """Return the bytes of a ``.tlog-proof`` file; raises ``FormatError`` for values without the right form."""
     if not 0 <= proof.leaf_index <= MAX_TREE_SIZE or len(proof.hashes) > MAX_PROOF_HASHES:
-        message = f"expected an index below 2^63 and at most {MAX_PROOF_HASHES} hashes, got index {proof.leaf_index}"
-        raise FormatError(message, source="proof")
+        raise FormatError(
+            f"expected an index below 2^63 and at most {MAX_PROOF_HASHES} hashes, got index {proof.leaf_index}",
+            source="proof",
+        )
     if any(len(hash_) != HASH_BYTES for hash_ in proof.hashes):
-        message = f"expected hashes of {HASH_BYTES} bytes"
-        raise FormatError(message, source="proof")
+        raise FormatError(f"expected hashes of {HASH_BYTES} bytes", source="proof")
     parse_note(proof.checkpoint, source="proof")
     extra = [_EXTRA + format_base64(proof.extra)] if proof.extra else []
     lines = [HEADER, *extra, f"{_INDEX}{proof.leaf_index}", *map(format_base64, proof.hashes), "", ""]
@@ -84,25 +85,22 @@ def parse_proof_file(data: bytes, *, source: str = "proof") -> InclusionProof:
     # The first empty line ends the proof; the checkpoint after it has one of its own.
     head, separator, checkpoint = data.partition(b"\n\n")
     if not separator or not head.isascii():
-        message = "expected proof lines in ASCII, an empty line and a checkpoint"
-        raise FormatError(message, source=source)
+        raise FormatError("expected proof lines in ASCII, an empty line and a checkpoint", source=source)
     lines = head.decode("ascii").split("\n")
     if lines.pop(0) != HEADER:
-        message = f"expected a file that begins with {HEADER}, got {shorten(head[:40])}"
-        raise FormatError(message, source=source, offset=0)
+        raise FormatError(
+            f"expected a file that begins with {HEADER}, got {shorten(head[:40])}", source=source, offset=0
+        )
     extra = b""
     if lines and lines[0].startswith(_EXTRA):
         extra = parse_base64(lines.pop(0).removeprefix(_EXTRA), source=source)
         if not extra:
-            message = "an empty extra line is left out"
-            raise FormatError(message, source=source)
+            raise FormatError("an empty extra line is left out", source=source)
     if not lines or not lines[0].startswith(_INDEX):
-        message = "expected the line 'index <n>'"
-        raise FormatError(message, source=source)
+        raise FormatError("expected the line 'index <n>'", source=source)
     leaf_index = parse_decimal(lines.pop(0).removeprefix(_INDEX), source=source)
     if len(lines) > MAX_PROOF_HASHES:
-        message = f"expected at most {MAX_PROOF_HASHES} hashes, got {len(lines)}"
-        raise FormatError(message, source=source)
+        raise FormatError(f"expected at most {MAX_PROOF_HASHES} hashes, got {len(lines)}", source=source)
     hashes = tuple(parse_base64(line, source=source, length=HASH_BYTES) for line in lines)
     parse_note(checkpoint, source=source)
     return InclusionProof(extra, leaf_index, hashes, checkpoint)
@@ -111,15 +109,18 @@ def parse_proof_file(data: bytes, *, source: str = "proof") -> InclusionProof:
 def check_proof_file(data: bytes, known: Sequence[VerifierKey], *, source: str = "proof") -> CheckedProof:
     """Return the record that a ``.tlog-proof`` file proves under the log's key (and witnesses') in ``known``.
 
-    Raises ``FormatError`` if it is not such a file, ``SignatureError`` for the checkpoint, ``ProofError`` if the record's
-    envelope is not the leaf at its index, ``AlteredRecordError`` if a disclosed part is not what the envelope commits to.
+    Raises ``FormatError`` if it is not such a file, ``SignatureError`` for the checkpoint, ``ProofError`` if the
+    record's envelope is not the leaf at its index, ``AlteredRecordError`` if a disclosed part is not what the
+    envelope commits to.
     """
     proof = parse_proof_file(data, source=source)
     opened = open_checkpoint(proof.checkpoint, known, source=source)
     record = parse_record_line(proof.extra, source=source)
     if record.index != proof.leaf_index:
-        message = f"two indexes in one proof: {proof.leaf_index} in the file, {record.index} in the record line"
-        raise FormatError(message, source=source)
+        raise FormatError(
+            f"two indexes in one proof: {proof.leaf_index} in the file, {record.index} in the record line",
+            source=source,
+        )
     check_inclusion(
         proof.hashes,
         proof.leaf_index,
@@ -133,5 +134,4 @@ def check_proof_file(data: bytes, known: Sequence[VerifierKey], *, source: str =
 
 def _check_size(data: bytes, source: str) -> None:
     if len(data) > MAX_PROOF_BYTES:
-        message = f"expected at most {MAX_PROOF_BYTES} bytes, got {len(data)}"
-        raise FormatError(message, source=source)
+        raise FormatError(f"expected at most {MAX_PROOF_BYTES} bytes, got {len(data)}", source=source)

@@ -116,8 +116,7 @@ def commit_part(part: Part, salt: bytes, text: bytes) -> bytes:
     Raises ``FormatError`` unless ``salt`` has 32 bytes: a preimage of another length would be ambiguous.
     """
     if len(salt) != SALT_BYTES:
-        message = f"expected a salt of {SALT_BYTES} bytes, got {len(salt)}"
-        raise FormatError(message, source=f"{part.name.lower()} part")
+        raise FormatError(f"expected a salt of {SALT_BYTES} bytes, got {len(salt)}", source=f"{part.name.lower()} part")
     return sha256(part.value + salt + text).digest()
 
 
@@ -134,9 +133,12 @@ def check_record_line(line: RecordLine, *, where: str = "pack") -> None:
         if isinstance(disclosed, DisclosedPart) and not compare_digest(
             commit_part(part, disclosed.salt, disclosed.text), commitment
         ):
-            detail = f"{part.name.lower()} of record {envelope.trail}/{envelope.id} is not what was sealed"
             raise AlteredRecordError(
-                detail, where=where, trail=envelope.trail, record_id=envelope.id, leaf_index=line.index
+                f"{part.name.lower()} of record {envelope.trail}/{envelope.id} is not what was sealed",
+                where=where,
+                trail=envelope.trail,
+                record_id=envelope.id,
+                leaf_index=line.index,
             )
 
 
@@ -169,8 +171,7 @@ def parse_record_line(line: bytes, *, source: str = "record line", max_bytes: in
         index=_check_index(members["index"], source),
     )
     if format_record_line(parsed) != line:
-        message = "not in canonical form (RFC 8785)"
-        raise FormatError(message, source=source)
+        raise FormatError("not in canonical form (RFC 8785)", source=source)
     return parsed
 
 
@@ -180,13 +181,11 @@ def _format_part(part: LinePart) -> bytes:
     if isinstance(part, ErasedPart):
         return b'{"erased":%d}' % _check_index(part.leaf_index, "record line")
     if len(part.salt) != SALT_BYTES:
-        message = f"expected a salt of {SALT_BYTES} bytes, got {len(part.salt)}"
-        raise FormatError(message, source="record line")
+        raise FormatError(f"expected a salt of {SALT_BYTES} bytes, got {len(part.salt)}", source="record line")
     try:
         text = part.text.decode("utf-8")
     except UnicodeDecodeError as error:
-        message = "text of a part is not UTF-8"
-        raise FormatError(message, source="record line", offset=error.start) from error
+        raise FormatError("text of a part is not UTF-8", source="record line", offset=error.start) from error
     return b'{"salt":"%b","text":%b}' % (format_base64(part.salt).encode("ascii"), encode_canonical(text))
 
 
@@ -198,14 +197,12 @@ def _parse_part(value: JsonValue, source: str) -> LinePart:
     members = require_members(value, ("salt", "text"), source)
     salt, text = members["salt"], members["text"]
     if not isinstance(salt, str) or not isinstance(text, str):
-        message = "expected salt and text of a part to be strings"
-        raise FormatError(message, source=source)
+        raise FormatError("expected salt and text of a part to be strings", source=source)
     return DisclosedPart(parse_base64(salt, source=source, length=SALT_BYTES), text.encode("utf-8"))
 
 
 def _check_index(value: JsonValue, source: str) -> int:
     # A JSON number, so bounded as RFC 8785 bounds integers; a ledger of 2^53 leaves is out of reach.
     if type(value) is not int or not 0 <= value <= MAX_SAFE_INTEGER:
-        message = f"expected a leaf index from 0 to 2^53 - 1, got {shorten(value)}"
-        raise FormatError(message, source=source)
+        raise FormatError(f"expected a leaf index from 0 to 2^53 - 1, got {shorten(value)}", source=source)
     return value

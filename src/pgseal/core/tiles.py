@@ -1,17 +1,18 @@
 """Where the hashes and entries of a tiled log live (C2SP tlog-tiles, FORMATS.md section 2).
 
-A tile is a run of up to 256 consecutive hashes at every eighth level of the tree. Its bytes are the hashes one after the
-other: a full tile has 8,192 bytes. A hash of a level-L tile is the root of a full level-(L-1) tile, and at level 0 a leaf
-hash. An entry bundle is the leaves beside a level-0 tile: ``uint16 big-endian length ‖ leaf_data``, repeated.
+A tile is a run of up to 256 consecutive hashes at every eighth level of the tree. Its bytes are the hashes one after
+the other: a full tile has 8,192 bytes. A hash of a level-L tile is the root of a full level-(L-1) tile, and at level
+0 a leaf hash. An entry bundle is the leaves beside a level-0 tile: ``uint16 big-endian length ‖ leaf_data``,
+repeated.
 
 ::
 
     tile/<L>/<N>[.p/<W>]          tile/0/x001/x234/067
     tile/entries/<N>[.p/<W>]      tile/entries/273.p/112
 
-Only the rightmost tile of a level can be partial; its width for a tree of size s is ⌊s/256^L⌋ mod 256, and an empty tile is
-never written. A tree of 70,000 leaves: level 0 has 273 full tiles and one of width 112, level 1 one full and one of width
-17, level 2 one of width 1.
+Only the rightmost tile of a level can be partial; its width for a tree of size s is ⌊s/256^L⌋ mod 256, and an empty
+tile is never written. A tree of 70,000 leaves: level 0 has 273 full tiles and one of width 112, level 1 one full and
+one of width 17, level 2 one of width 1.
 
 Hashes between tile levels are stored nowhere: the hash at level 8L + r is made of 2^r hashes of a level-L tile.
 
@@ -55,8 +56,7 @@ TileReader: TypeAlias = Callable[[Sequence[Tile]], Sequence[bytes]]
 def tile_path(tile: Tile) -> str:
     """Return the path of a tile below the ledger's root; raises ``ValueError`` for a tile that cannot exist."""
     if not 0 <= tile.level <= MAX_LEVEL:
-        message = f"expected a tile level from 0 to {MAX_LEVEL}, got {tile.level}"
-        raise ValueError(message)
+        raise ValueError(f"expected a tile level from 0 to {MAX_LEVEL}, got {tile.level}")
     return f"tile/{tile.level}/{_format_position(tile.index, tile.width)}"
 
 
@@ -69,17 +69,15 @@ def parse_tile_path(path: str, *, source: str = "tile path") -> Tile:
     """Return the tile that ``path`` names; raises ``FormatError`` unless it is the one spelling of a tile's path."""
     level, index, width = _parse_path(path, source)
     if level is None or level > MAX_LEVEL:
-        message = f"expected tile/<level 0 to {MAX_LEVEL}>/…, got {shorten(path)}"
-        raise FormatError(message, source=source)
+        raise FormatError(f"expected tile/<level 0 to {MAX_LEVEL}>/…, got {shorten(path)}", source=source)
     return Tile(level, index, width)
 
 
 def parse_entries_path(path: str, *, source: str = "entries path") -> tuple[int, int]:
-    """Return ``(index, width)`` of the bundle that ``path`` names; raises ``FormatError`` as ``parse_tile_path`` does."""
+    """Return ``(index, width)`` of the bundle that ``path`` names; raises ``FormatError``."""
     level, index, width = _parse_path(path, source)
     if level is not None:
-        message = f"expected tile/entries/…, got {shorten(path)}"
-        raise FormatError(message, source=source)
+        raise FormatError(f"expected tile/entries/…, got {shorten(path)}", source=source)
     return index, width
 
 
@@ -99,8 +97,7 @@ def new_tiles(old_size: int, tree_size: int) -> Iterator[Tile]:
     Level-0 tiles stand for their entry bundles too. Raises ``ValueError`` unless 0 <= old_size <= tree_size.
     """
     if not 0 <= old_size <= tree_size <= MAX_TREE_SIZE:
-        message = f"a log cannot grow from size {old_size} to size {tree_size}"
-        raise ValueError(message)
+        raise ValueError(f"a log cannot grow from size {old_size} to size {tree_size}")
     return _new_tiles(old_size, tree_size)
 
 
@@ -121,8 +118,7 @@ def tile_at(level: int, index: int, tree_size: int) -> Tile:
     """
     width = min(TILE_WIDTH, (tree_size >> (TILE_HEIGHT * level)) - index * TILE_WIDTH)
     if level < 0 or index < 0 or width <= 0:
-        message = f"a tree of size {tree_size} has no tile {index} at level {level}"
-        raise ValueError(message)
+        raise ValueError(f"a tree of size {tree_size} has no tile {index} at level {level}")
     return Tile(level, index, width)
 
 
@@ -133,8 +129,7 @@ def locate_hash(coordinate: Coordinate, tree_size: int) -> tuple[Tile, int, int]
     """
     level, index = coordinate
     if level < 0 or index < 0 or (index + 1) << level > tree_size:
-        message = f"a tree of size {tree_size} has no full subtree {index} at level {level}"
-        raise ValueError(message)
+        raise ValueError(f"a tree of size {tree_size} has no full subtree {index} at level {level}")
     tile_level, rise = divmod(level, TILE_HEIGHT)
     first = index << rise
     start = first % TILE_WIDTH
@@ -144,8 +139,8 @@ def locate_hash(coordinate: Coordinate, tree_size: int) -> tuple[Tile, int, int]
 def hash_reader(tree_size: int, read_tiles: TileReader) -> HashReader:
     """Return a ``HashReader`` for proofs over a tree of ``tree_size``, served from tiles.
 
-    Every tile is asked for once a call. Tiles are not authenticated here: proofs made of wrong ones fail their check. The
-    reader raises ``FormatError`` for tiles that are too short, and what ``read_tiles`` raises.
+    Every tile is asked for once a call. Tiles are not authenticated here: proofs made of wrong ones fail their check.
+    The reader raises ``FormatError`` for tiles that are too short, and what ``read_tiles`` raises.
     """
 
     def read(coordinates: Sequence[Coordinate]) -> list[bytes]:
@@ -160,18 +155,18 @@ def hash_reader(tree_size: int, read_tiles: TileReader) -> HashReader:
 def _subtree_root(content: bytes, tile: Tile, start: int, end: int) -> bytes:
     hashes = parse_tile(content, source=tile_path(tile))[start:end]
     if len(hashes) != end - start:
-        message = f"expected at least {tile.width} hashes, got {len(content) // HASH_BYTES}"
-        raise FormatError(message, source=tile_path(tile))
+        raise FormatError(
+            f"expected at least {tile.width} hashes, got {len(content) // HASH_BYTES}", source=tile_path(tile)
+        )
     while len(hashes) > 1:
         hashes = hash_pairs(hashes)
     return hashes[0]
 
 
 def parent_hash(hashes: Sequence[bytes]) -> bytes:
-    """Return the hash that a full tile of 256 hashes has in the tile above it; raises ``ValueError`` for another width."""
+    """Return the hash of a full tile in the tile above it; raises ``ValueError`` unless it has 256 hashes."""
     if len(hashes) != TILE_WIDTH:
-        message = f"only a full tile has a parent: expected {TILE_WIDTH} hashes, got {len(hashes)}"
-        raise ValueError(message)
+        raise ValueError(f"only a full tile has a parent: expected {TILE_WIDTH} hashes, got {len(hashes)}")
     level = hash_pairs(hashes)
     while len(level) > 1:
         level = hash_pairs(level)
@@ -181,8 +176,7 @@ def parent_hash(hashes: Sequence[bytes]) -> bytes:
 def format_tile(hashes: Sequence[bytes]) -> bytes:
     """Return the bytes of a tile; raises ``ValueError`` unless there are 1 to 256 hashes of 32 bytes."""
     if not 1 <= len(hashes) <= TILE_WIDTH or any(len(hash_) != HASH_BYTES for hash_ in hashes):
-        message = f"expected 1 to {TILE_WIDTH} hashes of {HASH_BYTES} bytes, got {len(hashes)}"
-        raise ValueError(message)
+        raise ValueError(f"expected 1 to {TILE_WIDTH} hashes of {HASH_BYTES} bytes, got {len(hashes)}")
     return b"".join(hashes)
 
 
@@ -190,21 +184,22 @@ def parse_tile(data: bytes, *, source: str, width: int | None = None) -> list[by
     """Return the hashes of a tile, exactly ``width`` of them where given; raises ``FormatError``."""
     count, rest = divmod(len(data), HASH_BYTES)
     if rest or not 1 <= count <= TILE_WIDTH or (width is not None and count != width):
-        message = f"expected {width or '1 to 256'} hashes of {HASH_BYTES} bytes, got {len(data)} bytes"
-        raise FormatError(message, source=source)
+        raise FormatError(
+            f"expected {width or '1 to 256'} hashes of {HASH_BYTES} bytes, got {len(data)} bytes", source=source
+        )
     return [data[offset : offset + HASH_BYTES] for offset in range(0, len(data), HASH_BYTES)]
 
 
 def format_entries(entries: Sequence[bytes]) -> bytes:
-    """Return the bundle of 1 to 256 entries; raises ``FormatError`` for another number or an entry over 65,535 bytes."""
+    """Return the bundle of 1 to 256 entries; raises ``FormatError`` for an entry over 65,535 bytes."""
     if not 1 <= len(entries) <= TILE_WIDTH:
-        message = f"expected 1 to {TILE_WIDTH} entries, got {len(entries)}"
-        raise FormatError(message, source="entry bundle")
+        raise FormatError(f"expected 1 to {TILE_WIDTH} entries, got {len(entries)}", source="entry bundle")
     try:
         return b"".join([len(entry).to_bytes(_LENGTH_BYTES, "big") + entry for entry in entries])
     except OverflowError as error:
-        message = f"expected entries of at most {MAX_LEAF_BYTES} bytes, got {max(map(len, entries))}"
-        raise FormatError(message, source="entry bundle") from error
+        raise FormatError(
+            f"expected entries of at most {MAX_LEAF_BYTES} bytes, got {max(map(len, entries))}", source="entry bundle"
+        ) from error
 
 
 def parse_entries(data: bytes, count: int, *, source: str) -> list[bytes]:
@@ -215,21 +210,26 @@ def parse_entries(data: bytes, count: int, *, source: str) -> list[bytes]:
         begin = offset + _LENGTH_BYTES
         end = begin + int.from_bytes(data[offset:begin], "big")
         if end > size or begin > size:
-            message = f"entry {len(entries)} is cut off: needs bytes up to {end}, the bundle has {size}"
-            raise FormatError(message, source=source, offset=offset)
+            raise FormatError(
+                f"entry {len(entries)} is cut off: needs bytes up to {end}, the bundle has {size}",
+                source=source,
+                offset=offset,
+            )
         entries.append(data[begin:end])
         offset = end
     if len(entries) != count or offset != size:
-        message = f"expected exactly {count} entries, got {len(entries)} and {size - offset} more bytes"
-        raise FormatError(message, source=source, offset=offset)
+        raise FormatError(
+            f"expected exactly {count} entries, got {len(entries)} and {size - offset} more bytes",
+            source=source,
+            offset=offset,
+        )
     return entries
 
 
 def _format_position(index: int, width: int) -> str:
     # Three digits an element, all but the last marked x: files and directories of one name never collide.
     if not 0 <= index <= MAX_TREE_SIZE // TILE_WIDTH or not 1 <= width <= TILE_WIDTH:
-        message = f"no tile has index {index} and width {width}"
-        raise ValueError(message)
+        raise ValueError(f"no tile has index {index} and width {width}")
     elements = [f"{index % 1000:03d}"]
     while index := index // 1000:
         elements.append(f"x{index % 1000:03d}")
@@ -240,14 +240,11 @@ def _format_position(index: int, width: int) -> str:
 def _parse_path(path: str, source: str) -> tuple[int | None, int, int]:
     match = _PATH.fullmatch(path)
     if match is None:
-        message = f"expected tile/<level>/<x000/…/000>[.p/<width>], got {shorten(path)}"
-        raise FormatError(message, source=source)
+        raise FormatError(f"expected tile/<level>/<x000/…/000>[.p/<width>], got {shorten(path)}", source=source)
     index = int(match[2].replace("/", "").replace("x", ""))
     width = int(match[3]) if match[3] else TILE_WIDTH
     if index > MAX_TREE_SIZE // TILE_WIDTH or (match[3] and width >= TILE_WIDTH):
-        message = f"no tile has index {index} and partial width {width}"
-        raise FormatError(message, source=source)
+        raise FormatError(f"no tile has index {index} and partial width {width}", source=source)
     if not path.split("/", 2)[2] == _format_position(index, width):
-        message = f"index is not in its shortest form: {shorten(path)}"
-        raise FormatError(message, source=source)
+        raise FormatError(f"index is not in its shortest form: {shorten(path)}", source=source)
     return None if match[1] == "entries" else int(match[1]), index, width

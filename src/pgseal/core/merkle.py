@@ -17,8 +17,7 @@ not lead to the root: sizes out of order, hashes that are not 32 bytes, too few,
 are given must come from a verified checkpoint. An old size of 0 is refused: every tree extends the empty one, so such
 a proof would say nothing while looking like one that does.
 
-Spec: https://www.rfc-editor.org/rfc/rfc6962#section-2.1, checking as in
-https://www.rfc-editor.org/rfc/rfc9162#section-2.1.3.
+Spec: https://www.rfc-editor.org/rfc/rfc6962#section-2.1.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -1,0 +1,47 @@
+"""What pgseal is told: ``pgseal.toml``, overridden by ``PGSEAL_*``; the only reader of both.
+
+::
+
+    origin = "clinic.example/prod"
+    ledger = "/var/lib/pgseal/ledger"
+    key    = "file:pgseal.key"            # or env:NAME; never the key itself
+    state  = ".pgseal"                    # what sealer and verifier remember; outside vault and ledger
+
+    [vault]
+    dsn = "postgresql://audit@vault/pgseal"    # or env:NAME, file:PATH
+
+    [[source]]
+    name = "clinic"                       # the trail's name
+    dsn  = "env:CLINIC_DSN"
+    admin_dsn = "…"                       # what init, track and untrack connect with, if not dsn
+
+    [source.tables."public.patients"]
+    exclude = ["photo"]
+    mask = { ssn = "redact" }             # hash | redact
+
+Relative paths are relative to the file, in ``PGSEAL_*`` to the working directory. Whatever is wrong is one
+``ConfigError`` with file, line and key. Secrets are read when they are used, so that searching the vault needs neither
+the signing key nor a source's password; no message, ``repr`` or ``str`` shows one.
+"""
+
+from pgseal.settings.edit import add_source, edit_tables, write_new
+from pgseal.settings.load import DEFAULT_PATH, load
+from pgseal.settings.model import VAULT_TRAIL, Masking, Settings, Source, TablePolicy, Vault
+from pgseal.settings.secret import Dsn, Secret, describe_dsn
+
+__all__ = [
+    "DEFAULT_PATH",
+    "VAULT_TRAIL",
+    "Dsn",
+    "Masking",
+    "Secret",
+    "Settings",
+    "Source",
+    "TablePolicy",
+    "Vault",
+    "add_source",
+    "describe_dsn",
+    "edit_tables",
+    "load",
+    "write_new",
+]

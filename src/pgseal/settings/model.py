@@ -1,0 +1,122 @@
+"""The settings as checked, frozen objects; ``pgseal.settings`` shows what they look like in the file."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias, cast
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from pgseal.core.checkpoint import check_origin
+from pgseal.core.keys import SignerKey, parse_signer_key
+from pgseal.errors import ConfigError, FormatError
+from pgseal.settings.secret import Dsn, Secret
+
+#: The trail of the vault database itself; no source may take its name.
+VAULT_TRAIL = "vault"
+_TRAIL_NAME = re.compile(r"[a-z0-9_-]{1,63}")
+
+Masking: TypeAlias = Literal["hash", "redact"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
+
+
+def _check_columns(columns: tuple[str, ...]) -> tuple[str, ...]:
+    for column in columns:
+        if not column:
+            raise ValueError("expected names of columns, got an empty one")
+        if columns.count(column) > 1:
+            raise ValueError(f"column {column!r} stands here twice")
+    return columns
+
+
+def _check_trail_name(name: str) -> str:
+    if not _TRAIL_NAME.fullmatch(name):
+        raise ValueError(f"expected 1 to 63 of a-z, 0-9, _ and -, got {name!r}")
+    if name == VAULT_TRAIL:
+        raise ValueError("'vault' is the name of the vault's own trail: choose another")
+    return name
+
+
+def _check_origin(origin: str) -> str:
+    try:
+        check_origin(origin)
+    except FormatError as error:
+        raise ValueError(str(error).removeprefix("origin: ")) from error
+    return origin
+
+
+class TablePolicy(_Model):
+    """What is left out of a table's records (``exclude``) and what is shown changed (``mask``: column → how)."""
+
+    exclude: Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_check_columns)] = ()
+    mask: dict[str, Masking] = {}
+
+    @model_validator(mode="after")
+    def _check_one_fate_a_column(self) -> "TablePolicy":
+        for column in self.exclude:
+            if column in self.mask:
+                raise ValueError(f"column {column!r} is both excluded and masked: choose one")
+        return self
+
+
+class Vault(_Model):
+    """The separate database that holds the sealed records."""
+
+    dsn: Dsn
+
+
+class Source(_Model):
+    """An audited database; ``tables`` by their names in records (``public.patients``)."""
+
+    name: Annotated[str, AfterValidator(_check_trail_name)]
+    dsn: Dsn
+    admin_dsn: Dsn = cast("Dsn", None)
+    tables: dict[str, TablePolicy] = {}
+
+    @model_validator(mode="after")
+    def _fill_admin_dsn(self) -> "Source":
+        if "admin_dsn" not in self.model_fields_set:
+            object.__setattr__(self, "admin_dsn", self.dsn)
+        return self
+
+
+class Settings(_Model):
+    """A checked configuration. ``path`` is the file; ``ledger`` and ``state`` are absolute."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    path: Path
+    origin: Annotated[str, AfterValidator(_check_origin)]
+    ledger: Path
+    key: Secret
+    state: Path
+    vault: Vault
+    sources: tuple[Source, ...] = Field(alias="source", strict=False, min_length=1)
+
+    def read_signer(self) -> SignerKey:
+        """Return the signing key; raises ``ConfigError`` if it is missing, unreadable, no key, or another origin's."""
+        text = self.key.reveal().strip()
+        try:
+            signer = parse_signer_key(text, source=self.key.where)
+        except FormatError as error:
+            raise ConfigError(f"{error}; the key of {self.origin!r} was made by pgseal init") from None
+        if signer.name != self.origin:
+            raise ConfigError(
+                f"{self.key.where}: expected the key of {self.origin!r}, got one of {signer.name!r}: "
+                "give this ledger's own key"
+            )
+        return signer
+
+    def find_source(self, name: str | None = None) -> Source:
+        """Return the source called ``name``, or the only one; raises ``ConfigError`` naming the choices."""
+        names = ", ".join(source.name for source in self.sources)
+        if name is None:
+            if len(self.sources) == 1:
+                return self.sources[0]
+            raise ConfigError(f"{self.path}: there are several sources ({names}): say which one with --source NAME")
+        for source in self.sources:
+            if source.name == name:
+                return source
+        raise ConfigError(f"{self.path}: expected one of the sources {names}, got {name!r}")

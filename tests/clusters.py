@@ -1,13 +1,14 @@
 """PostgreSQL clusters for tests: real servers, made on the spot, gone afterwards.
 
 Each cluster is a data directory of its own below one temporary directory of this process, a postmaster that we start
-directly (so we know its pid), a unix socket in a directory with a short name and, if asked for, a free port on 127.0.0.1.
-Everybody is trusted: whoever reaches the socket of a throw-away server may use it.
+directly (so we know its pid), a unix socket in a directory with a short name and, if asked for, a free port on
+127.0.0.1. Everybody is trusted: whoever reaches the socket of a throw-away server may use it.
 
 PostgreSQL refuses to run as root, so as root the servers run as user `postgres` (or what `SERVER_USERS` says next).
 
-Nothing outlives the tests. `stop` and `kill` work on pids we know; what still runs when the interpreter exits is stopped then;
-and when the interpreter itself is killed, a small shell that waits at the other end of a pipe does it (`_start_reaper`).
+Nothing outlives the tests. `stop` and `kill` work on pids we know; what still runs when the interpreter exits is
+stopped then; and when the interpreter itself is killed, a small shell that waits at the other end of a pipe does it
+(`_start_reaper`).
 """
 
 import atexit
@@ -86,7 +87,9 @@ def find_server_user() -> pwd.struct_passwd | None:
     for name in SERVER_USERS:
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name)
-    raise RuntimeError(f"PostgreSQL does not run as root, and there is no user {' or '.join(SERVER_USERS)} to run it as")
+    raise RuntimeError(
+        f"PostgreSQL does not run as root, and there is no user {' or '.join(SERVER_USERS)} to run it as"
+    )
 
 
 def find_free_port() -> int:
@@ -116,14 +119,14 @@ class Clusters:
         return {"user": self.user.pw_uid, "group": self.user.pw_gid, "extra_groups": []}
 
     def reachable(self, binaries: Binaries) -> Path:
-        """The bin directory, or a copy of the installation if the servers' user cannot get there (a checkout in /root)."""
+        """The bin directory, or one of a copy if the servers' user cannot get there (a checkout in /root)."""
         if self.user is None or _may_everybody_enter(binaries.bin):
             return binaries.bin
         installation = binaries.bin.parent
         if installation not in self._copies:
             copy = self.root / "embedded" / installation.parent.name / installation.name
             shutil.copytree(installation, copy, symlinks=True)
-            # The wheel keeps its shared libraries beside the package; the programs look for them relative to themselves.
+            # The wheel keeps its shared libraries beside the package; programs find them relative to themselves.
             libraries = installation.parent.with_name(f"{installation.parent.name}.libs")
             if libraries.exists() and not (copied := copy.parent.with_name(libraries.name)).exists():
                 shutil.copytree(libraries, copied, symlinks=True)
@@ -156,7 +159,7 @@ class Cluster:
 
     Args:
         binaries: of which version; see `find_binaries`.
-        settings: go over `DEFAULT_SETTINGS`, on the server's command line; change them freely between a stop and a start.
+        settings: go over `DEFAULT_SETTINGS`, on the server's command line; may change between a stop and a start.
         listen: also on a free port of 127.0.0.1, which stays the same over restarts.
         label: for the name of its directory and in the log.
     """
@@ -211,7 +214,9 @@ class Cluster:
         host = "127.0.0.1" if tcp else str(self.directory)
         return conninfo.make_conninfo("", host=host, port=self.port, dbname=dbname, user=user, **more)
 
-    def connect(self, dbname: str = "postgres", user: str = "postgres", *, autocommit: bool = True) -> psycopg.Connection:
+    def connect(
+        self, dbname: str = "postgres", user: str = "postgres", *, autocommit: bool = True
+    ) -> psycopg.Connection:
         return psycopg.connect(self.dsn(dbname, user), autocommit=autocommit)
 
     def execute(self, statement: str, dbname: str = "postgres", user: str = "postgres") -> list[tuple]:
@@ -343,7 +348,18 @@ class Cluster:
     def base_backup(self, name: str = "backup") -> Path:
         """Take a backup of the running server with pg_basebackup, WAL included, for `restore` or `clone`."""
         destination = self.directory / name
-        command = [self.bin / "pg_basebackup", "-d", self.dsn(), "-D", destination, "-c", "fast", "-X", "stream", "--no-sync"]
+        command = [
+            self.bin / "pg_basebackup",
+            "-d",
+            self.dsn(),
+            "-D",
+            destination,
+            "-c",
+            "fast",
+            "-X",
+            "stream",
+            "--no-sync",
+        ]
         self._run(command)
         return destination
 
@@ -382,7 +398,9 @@ class Cluster:
         return subprocess.Popen(command, cwd=self.directory, **clusters().user_arguments(), **arguments)
 
     def _run(self, command: list[str | Path]) -> None:
-        with self._popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        with self._popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as process:
             output, _ = process.communicate()
         if process.returncode:
             raise RuntimeError(f"{command[0]} failed ({process.returncode}):\n{output.decode(errors='replace')}")
@@ -393,7 +411,9 @@ class Cluster:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.destroy()
 
 
@@ -444,8 +464,8 @@ def _is_alive(pid: int) -> bool:
 def _start_reaper(root: Path) -> subprocess.Popen[bytes]:
     """A shell that stops the servers below `root` when this process is gone, however it went.
 
-    It reads a pipe whose other end only we hold. A pid counts only if the process works in the data directory that the pid
-    file lies in: the number may belong to somebody else by now.
+    It reads a pipe whose other end only we hold. A pid counts only if the process works in the data directory that the
+    pid file lies in: the number may belong to somebody else by now.
     """
     script = """
         trap '' INT TERM HUP

@@ -28,7 +28,6 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-
 from tests.clusters import Cluster, find_binaries, make_cluster, temporary_database
 
 REQUIRED_MAJORS = (15, 16, 18)
@@ -170,7 +169,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "any_cluster" in metafunc.fixturenames:
         mark = metafunc.definition.get_closest_marker("servers")
         majors = sorted(mark.args if mark else {*REQUIRED_MAJORS, *find_binaries()})
-        metafunc.parametrize("any_cluster", majors, indirect=True, ids=[f"pg{major}" for major in majors], scope="session")
+        metafunc.parametrize(
+            "any_cluster", majors, indirect=True, ids=[f"pg{major}" for major in majors], scope="session"
+        )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

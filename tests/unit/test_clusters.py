@@ -10,7 +10,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-
 from tests.clusters import Cluster, _is_alive, find_binaries
 from tests.conftest import NewCluster, NewDatabase
 

@@ -116,7 +116,8 @@ def tile_at(level: int, index: int, tree_size: int) -> Tile:
 
     Raises ``ValueError`` if the tree has no such tile.
     """
-    width = min(TILE_WIDTH, (tree_size >> (TILE_HEIGHT * level)) - index * TILE_WIDTH)
+    row = tree_size >> (TILE_HEIGHT * max(level, 0))
+    width = min(TILE_WIDTH, row - index * TILE_WIDTH)
     if level < 0 or index < 0 or width <= 0:
         raise ValueError(f"a tree of size {tree_size} has no tile {index} at level {level}")
     return Tile(level, index, width)

@@ -121,10 +121,19 @@ def _parse(data, max_bytes=10_000, max_depth=10):
     return parse_json(data, source="test", max_bytes=max_bytes, max_depth=max_depth)
 
 
+def _as_doubles(value):
+    # A large double without a fraction is written as an integer, and only as a double is that the same number.
+    if isinstance(value, list):
+        return [_as_doubles(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _as_doubles(item) for name, item in value.items()}
+    return float(value) if isinstance(value, int) else value
+
+
 @given(json_values)
 def test_parse_reads_what_encode_wrote(value):
     encoded = encode_canonical(value)
-    assert parse_json(encoded, source="test", max_bytes=len(encoded), max_depth=50) == value
+    assert _as_doubles(parse_json(encoded, source="test", max_bytes=len(encoded), max_depth=50)) == value
 
 
 @pytest.mark.parametrize(

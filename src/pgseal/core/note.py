@@ -146,10 +146,14 @@ def add_signatures(note: bytes, lines: Iterable[str]) -> bytes:
     Each line ends in a newline, as ``cosign_note`` returns it and a witness sends it. Nothing is verified. Raises
     ``FormatError`` if the result would not be a note.
     """
-    present = note.decode("utf-8", "replace").splitlines(keepends=True)
-    added = [line for line in dict.fromkeys(lines) if line not in present]
+    text, before = parse_note(note)
+    present = note.decode("utf-8").split("\n")
+    added = [line for line in dict.fromkeys(lines) if line.removesuffix("\n") not in present]
     signed = note + "".join(added).encode("utf-8", "surrogatepass")
-    parse_note(signed)
+    signed_text, after = parse_note(signed)
+    # A "line" with an empty line in it would move the split, and with it the text that was signed.
+    if signed_text != text or len(after) != len(before) + len(added):
+        raise FormatError("expected signature lines, each ending in a newline", source="note")
     return signed
 
 

@@ -7,9 +7,10 @@ import pytest
 import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.strategies import json_values
+
 from pgseal.core.canonical import encode_canonical, format_number, parse_json
 from pgseal.errors import FormatError
-from tests.strategies import json_values
 
 # RFC 8785 appendix B: IEEE 754 bits in hex, and what ECMAScript prints.
 NUMBERS = [
@@ -64,10 +65,13 @@ def test_example_of_rfc_8785_section_3_2_2():
         "string": '\u20ac$\u000f\nA\'B"\\\\"/',
         "literals": [None, True, False],
     }
-    assert encode_canonical(value) == (
-        '{"literals":[null,true,false],"numbers":[333333333.3333333,1e+30,4.5,0.002,1e-27],'
-        '"string":"€$\\u000f\\nA\'B\\"\\\\\\\\\\"/"}'
-    ).encode()
+    assert (
+        encode_canonical(value)
+        == (
+            '{"literals":[null,true,false],"numbers":[333333333.3333333,1e+30,4.5,0.002,1e-27],'
+            '"string":"€$\\u000f\\nA\'B\\"\\\\\\\\\\"/"}'
+        ).encode()
+    )
 
 
 def test_control_characters_have_the_shortest_escape_and_del_has_none():

@@ -5,9 +5,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.strategies import identifiers, moments
+
 from pgseal.core.record import format_relation, format_time, parse_relation, parse_time
 from pgseal.errors import FormatError
-from tests.strategies import identifiers, moments
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,11 @@ from hashlib import sha256
 
 import pytest
 from hypothesis import example, given
+from tests.strategies import envelopes, moments
+
 from pgseal.core.leaf import ACTOR_PREFIX, DATA_PREFIX, LeafBuilder
 from pgseal.core.record import MAX_LEAF_BYTES, Envelope, Part, commit_part, format_envelope, format_time
 from pgseal.errors import FormatError
-from tests.strategies import envelopes, moments
 
 ENVELOPE = Envelope(
     trail="clinic",
@@ -108,9 +109,10 @@ def test_memory_is_bounded_and_starting_over_changes_nothing():
 def test_time_is_format_time(microseconds):
     builder = LeafBuilder()
     assert builder.time(microseconds) == format_time(microseconds).encode()
-    assert builder.time(microseconds // 1_000_000 * 1_000_000) == format_time(
-        microseconds // 1_000_000 * 1_000_000
-    ).encode()
+    assert (
+        builder.time(microseconds // 1_000_000 * 1_000_000)
+        == format_time(microseconds // 1_000_000 * 1_000_000).encode()
+    )
 
 
 @pytest.mark.parametrize("microseconds", [-62_135_596_800_000_001, 253_402_300_800_000_000])

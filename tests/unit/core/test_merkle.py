@@ -7,6 +7,8 @@ from hashlib import sha256
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.strategies import leaves
+
 from pgseal.core.merkle import (
     EMPTY_ROOT,
     CompactRange,
@@ -23,7 +25,6 @@ from pgseal.core.merkle import (
     tree_root,
 )
 from pgseal.errors import ProofError
-from tests.strategies import leaves
 
 LEAVES = leaves(300)
 
@@ -87,7 +88,9 @@ def read(coordinates):
 
 
 sizes = st.integers(1, len(LEAVES))
-indexes = st.tuples(sizes, st.randoms(use_true_random=False)).map(lambda drawn: (drawn[1].randrange(drawn[0]), drawn[0]))
+indexes = st.tuples(sizes, st.randoms(use_true_random=False)).map(
+    lambda drawn: (drawn[1].randrange(drawn[0]), drawn[0])
+)
 growths = st.tuples(sizes, sizes).map(lambda pair: (min(pair), max(pair)))
 ranges = st.lists(st.integers(0, len(LEAVES)), min_size=3, max_size=3).map(sorted).filter(lambda cut: cut[0] < cut[1])
 
@@ -117,9 +120,19 @@ def test_hashes_are_those_of_rfc_6962():
 
 
 def test_roots_of_the_reference_tree_of_certificate_transparency():
-    entries = [bytes.fromhex(entry) for entry in (
-        "", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f",
-    )]
+    entries = [
+        bytes.fromhex(entry)
+        for entry in (
+            "",
+            "00",
+            "10",
+            "2021",
+            "3031",
+            "40414243",
+            "5051525354555657",
+            "606162636465666768696a6b6c6d6e6f",
+        )
+    ]
     roots = (
         "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
         "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
@@ -188,7 +201,9 @@ def test_compact_range_takes_whole_subtrees_where_they_fit():
         tree.append(bytes(31))
 
 
-@pytest.mark.parametrize(("size", "hashes"), [(1, []), (0, [bytes(32)]), (3, [bytes(32)]), (1, [bytes(31)]), (-1, []), (2**63, [bytes(32)])])
+@pytest.mark.parametrize(
+    ("size", "hashes"), [(1, []), (0, [bytes(32)]), (3, [bytes(32)]), (1, [bytes(31)]), (-1, []), (2**63, [bytes(32)])]
+)
 def test_compact_range_refuses_an_edge_that_does_not_fit_its_size(size, hashes):
     with pytest.raises(ValueError, match="expected"):
         CompactRange(size, hashes)
@@ -212,7 +227,12 @@ def test_inclusion_proofs_with_anything_changed_are_refused(leaf):
     for other in {index - 1, index + 1, index ^ 2, size, -1, 2**63, 2**64 - 1} - {index}:
         with pytest.raises(ProofError):
             check_inclusion(proof, other, LEAVES[index], size, root)
-    for hash_, other_root in ((LEAVES[index][::-1], root), (LEAVES[index], root[::-1]), (b"", root), (LEAVES[index], b"")):
+    for hash_, other_root in (
+        (LEAVES[index][::-1], root),
+        (LEAVES[index], root[::-1]),
+        (b"", root),
+        (LEAVES[index], b""),
+    ):
         with pytest.raises(ProofError):
             check_inclusion(proof, index, hash_, size, other_root)
 
@@ -266,13 +286,28 @@ def test_range_proofs_with_anything_changed_are_refused(cut):
     for changed in _mutations(proof):
         with pytest.raises(ProofError):
             check_range(inside, changed, begin, end, size, root)
-    wrong_leaves = [inside[1:], [*inside, LEAVES[0]], [bytes(32), *inside[1:]], [*inside[:-1], bytes(32)], [inside[0][:31], *inside[1:]], []]
+    wrong_leaves = [
+        inside[1:],
+        [*inside, LEAVES[0]],
+        [bytes(32), *inside[1:]],
+        [*inside[:-1], bytes(32)],
+        [inside[0][:31], *inside[1:]],
+        [],
+    ]
     if len(inside) > 1:
         wrong_leaves += [inside[::-1], [inside[1], inside[0], *inside[2:]], [inside[0], *inside[:-1]]]
     for changed in wrong_leaves:
         with pytest.raises(ProofError):
             check_range(changed, proof, begin, end, size, root)
-    for wrong in ((begin + 1, end, size), (begin, end + 1, size), (begin + 1, end + 1, size), (end, begin, size), (-1, end, size), (begin, end, end - 1), (begin, end, 2**63)):
+    for wrong in (
+        (begin + 1, end, size),
+        (begin, end + 1, size),
+        (begin + 1, end + 1, size),
+        (end, begin, size),
+        (-1, end, size),
+        (begin, end, end - 1),
+        (begin, end, 2**63),
+    ):
         with pytest.raises(ProofError):
             check_range(inside, proof, *wrong, root)
     with pytest.raises(ProofError):

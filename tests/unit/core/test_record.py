@@ -11,6 +11,8 @@ import pytest
 import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.strategies import envelopes, record_lines
+
 from pgseal.core.merkle import leaf_hash
 from pgseal.core.record import (
     CATEGORIES,
@@ -31,7 +33,6 @@ from pgseal.core.record import (
     parse_record_line,
 )
 from pgseal.errors import AlteredRecordError, FormatError
-from tests.strategies import envelopes, record_lines
 
 ENVELOPE = Envelope(
     trail="clinic",

@@ -3,6 +3,8 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.strategies import hashes, leaves
+
 from pgseal.core.merkle import (
     check_consistency,
     check_inclusion,
@@ -31,7 +33,6 @@ from pgseal.core.tiles import (
     tiles_of,
 )
 from pgseal.errors import FormatError
-from tests.strategies import hashes, leaves
 
 LEAVES = leaves(70_000)
 ROOT = tree_root(LEAVES)
@@ -119,7 +120,9 @@ def test_other_entries_paths_are_refused(path):
         parse_entries_path(path)
 
 
-@pytest.mark.parametrize("tile", [Tile(-1, 0), Tile(64, 0), Tile(0, -1), Tile(0, 2**55), Tile(0, 0, 0), Tile(0, 0, 257)])
+@pytest.mark.parametrize(
+    "tile", [Tile(-1, 0), Tile(64, 0), Tile(0, -1), Tile(0, 2**55), Tile(0, 0, 0), Tile(0, 0, 257)]
+)
 def test_tiles_that_cannot_exist_have_no_path(tile):
     with pytest.raises(ValueError, match="tile"):
         tile_path(tile)
@@ -248,7 +251,12 @@ def test_entry_bundles_have_16_bit_lengths():
 def test_entry_bundles_read_back_only_whole(entries):
     data = format_entries(entries)
     assert parse_entries(data, len(entries), source="bundle") == entries
-    for damaged, count in ((data[:-1], len(entries)), (data + b"\0", len(entries)), (data, len(entries) - 1), (data, len(entries) + 1)):
+    for damaged, count in (
+        (data[:-1], len(entries)),
+        (data + b"\0", len(entries)),
+        (data, len(entries) - 1),
+        (data, len(entries) + 1),
+    ):
         with pytest.raises(FormatError, match="bundle"):
             parse_entries(damaged, count, source="bundle")
 

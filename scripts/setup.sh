@@ -51,7 +51,8 @@ setup_venv() { # LOCK
   pwd >.venv/place
   say "installing $lock"
   local pip=(.venv/bin/python -m pip install --quiet --no-input --disable-pip-version-check --no-deps)
-  "${pip[@]}" --require-hashes --only-binary=:all: -r "$lock"
+  "${pip[@]}" --require-hashes --only-binary=:all: --no-compile -r "$lock"
+  .venv/bin/python -m compileall -qq -j 0 .venv/lib || true # pip does this too, but on one core only
   "${pip[@]}" --no-build-isolation --no-index --editable .
   echo "$key" >"$stamp"
   exec 9>&-

@@ -1,0 +1,25 @@
+"""PostgreSQL as pgseal meets it: connections with pinned settings, translated errors, installed schemas."""
+
+from pgseal.postgres.connection import (
+    OUTPUT_SETTINGS,
+    Connection,
+    ServerIdentity,
+    connect,
+    copy_lines,
+    read_identity,
+    translated_errors,
+)
+from pgseal.postgres.schema import InstalledSchema, install_schema, read_version
+
+__all__ = [
+    "OUTPUT_SETTINGS",
+    "Connection",
+    "InstalledSchema",
+    "ServerIdentity",
+    "connect",
+    "copy_lines",
+    "install_schema",
+    "read_identity",
+    "read_version",
+    "translated_errors",
+]

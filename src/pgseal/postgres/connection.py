@@ -1,0 +1,171 @@
+"""One way to open PostgreSQL connections and to tell its errors apart.
+
+Every connection pins what changes output text, so that the same row always gives the same bytes, and says
+who it is in ``application_name``. Database errors leave this module as pgseal's own: ``UnavailableError``
+(worth trying again) or ``ConfigError`` (someone has to act); never as a finding.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import sql
+
+from pgseal.errors import ConfigError, UnavailableError
+
+MINIMUM_VERSION = 140000
+
+# What changes the text of a value or a name (DESIGN.md, "Captured bytes do not depend on the session").
+OUTPUT_SETTINGS: Mapping[str, str] = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "xmlbinary": "base64",
+    "lc_monetary": "C",
+    "quote_all_identifiers": "off",
+}
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerIdentity:
+    """Which server this is; changes when it is restored, failed over or re-created."""
+
+    system_identifier: int
+    timeline: int
+
+
+@contextmanager
+def translated_errors(side: str) -> Iterator[None]:
+    """Turn psycopg's errors into pgseal's; ``side`` is the words for what was being talked to.
+
+    Raises:
+        UnavailableError: the connection failed or broke, or the server is out of resources.
+        ConfigError: a missing privilege, object or database, or a wrong login.
+    """
+    try:
+        yield
+    except psycopg.errors.InsufficientPrivilege as error:
+        hint = f" ({error.diag.message_hint})" if error.diag.message_hint else ""
+        message = f"{side}: {_first_line(error)}{hint}; connect as a role that has the privilege, or GRANT it"
+        raise ConfigError(message) from error
+    except (psycopg.errors.InvalidPassword, psycopg.errors.InvalidAuthorizationSpecification) as error:
+        raise ConfigError(f"{side}: login refused: {_first_line(error)}; check user and password of the DSN") from error
+    except psycopg.errors.InvalidCatalogName as error:
+        raise ConfigError(f"{side}: {_first_line(error)}; create the database or correct the DSN") from error
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise UnavailableError(f"{side}: {_first_line(error)}") from error
+
+
+def _first_line(error: psycopg.Error) -> str:
+    text = error.diag.message_primary or str(error)
+    return text.strip().splitlines()[0] if text.strip() else type(error).__name__
+
+
+def connect(dsn: str, *, side: str, role: LiteralString | None = None) -> Connection:
+    """Open an autocommit connection with pinned output settings.
+
+    Args:
+        dsn: libpq connection string or URI.
+        side: words for errors, e.g. ``source 'clinic'``.
+        role: role to ``SET ROLE`` to; the login must be a member of it.
+
+    Raises:
+        ConfigError: malformed DSN, refused login, missing database, role not granted, server older than 14.
+        UnavailableError: the server cannot be reached.
+    """
+    try:
+        psycopg.conninfo.conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError as error:
+        raise ConfigError(f"{side}: malformed DSN; expected postgresql://user@host/database") from error
+    with translated_errors(side):
+        try:
+            connection = psycopg.connect(dsn, autocommit=True, fallback_application_name="pgseal", connect_timeout=10)
+        except psycopg.OperationalError as error:
+            raise _login_error(side, error) from error
+    try:
+        check_server(connection, side=side)
+        with translated_errors(side):
+            prepare_session(connection, role=role, side=side)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _login_error(side: str, error: psycopg.OperationalError) -> ConfigError | UnavailableError:
+    # libpq reports refused logins without an SQLSTATE; the server's words are in the message.
+    text = " ".join(str(error).split())
+    for words in ("password", "does not exist", "no pg_hba.conf entry", "authentication failed", "could not translate"):
+        if words in text:
+            return ConfigError(f"{side}: cannot log in ({_tail(text)}); check the DSN")
+    return UnavailableError(f"cannot reach the {side} ({_tail(text)})")
+
+
+def _tail(text: str) -> str:
+    return text.split("FATAL: ", 1)[-1].strip()[:300]
+
+
+def prepare_session(connection: Connection, *, role: LiteralString | None, side: str) -> None:
+    """Pin search_path and output settings, and take the role."""
+    settings = {
+        **OUTPUT_SETTINGS,
+        "search_path": "pg_catalog, pg_temp",
+        "client_encoding": "UTF8",
+        "statement_timeout": "0",
+        "lock_timeout": "0",
+        "idle_in_transaction_session_timeout": "0",
+    }
+    calls = sql.SQL(", ").join(
+        sql.SQL("pg_catalog.set_config({}, {}, false)").format(sql.Literal(name), sql.Literal(value))
+        for name, value in settings.items()
+    )
+    connection.execute(sql.SQL("SELECT {}").format(calls))
+    if role is None:
+        return
+    try:
+        connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidParameterValue) as error:
+        user = connection.info.user
+        raise ConfigError(
+            f"{side}: login {user!r} may not act as {role}; run pgseal init, or: GRANT {role} TO {user}",
+        ) from error
+
+
+def check_server(connection: Connection, *, side: str) -> None:
+    """Refuse servers older than PostgreSQL 14, and databases that do not check their text.
+
+    Raises:
+        ConfigError: the server is too old, or the database has encoding SQL_ASCII.
+    """
+    version = connection.info.server_version
+    if version < MINIMUM_VERSION:
+        raise ConfigError(f"{side}: PostgreSQL {version // 10000} is too old; pgseal needs 14 or later")
+    if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
+        raise ConfigError(
+            f"{side}: database {connection.info.dbname!r} has encoding SQL_ASCII; pgseal needs one with characters"
+        )
+
+
+def read_identity(connection: Connection) -> ServerIdentity:
+    """Read system identifier and timeline of a primary (any role may)."""
+    row = connection.execute(
+        "SELECT s.system_identifier, "
+        "('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::bigint "
+        "FROM pg_control_system() AS s",
+    ).fetchone()
+    assert row is not None  # noqa: S101  a SELECT without WHERE gives a row
+    return ServerIdentity(int(row[0]), int(row[1]))
+
+
+def copy_lines(connection: Connection, query: sql.Composable, *, side: str) -> Iterator[bytes]:
+    """Yield the rows of a query as COPY text lines, without their newline."""
+    statement = sql.SQL("COPY ({}) TO STDOUT").format(query)
+    with translated_errors(side), connection.cursor() as cursor, cursor.copy(statement) as copy:
+        for line in copy:
+            yield bytes(line)[:-1]

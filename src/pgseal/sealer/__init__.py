@@ -1,0 +1,1 @@
+"""The single writer: feeds of all trails → vault → ledger → signed checkpoint."""

@@ -1,0 +1,288 @@
+"""The sealer: feeds of all trails → vault → ledger → signed checkpoint. The only writer of vault and ledger.
+
+The order of durable steps for each chunk of records. A crash between any two leaves a state that ``Sealer.open``
+carries on from; the letters name the windows.
+
+    A   vault commit: records with leaf indexes and salts, and how far the feed has come, together
+    B   entries and tiles of the new size, fsynced
+    C   sign, and compare-and-swap the signed checkpoint into the sealer's own state
+    D   publish: replace the ledger's checkpoint
+
+    crash before A  nothing happened; the chunk is read again
+    A–B, B–C        the vault is ahead of the signed size: its rows are compared with the trails' and appended
+                    (files of B are written again, the same bytes), then signed
+    C–D             the stored checkpoint is published; a size is never signed twice
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, replace
+from threading import Event
+
+import psycopg
+
+from pgseal.core.checkpoint import Checkpoint, format_checkpoint, open_checkpoint
+from pgseal.core.encoding import format_base64
+from pgseal.core.merkle import EMPTY_ROOT
+from pgseal.core.note import sign_note
+from pgseal.errors import ConfigError, RollbackError, UnavailableError
+from pgseal.ledger.adopt import prepare_directory
+from pgseal.ledger.reader import LedgerReader
+from pgseal.ledger.store import DirectoryStore, MissingObjectError
+from pgseal.ledger.writer import LedgerWriter
+from pgseal.postgres import ServerIdentity, connect, read_version
+from pgseal.sealer.encode import ChunkEncoder, EncodedChunk, MalformedRow
+from pgseal.sealer.startup import check_last_rows, check_vault_size, read_pending
+from pgseal.sealer.state import SealerState
+from pgseal.sealer.trails import SEALER_ROLE, TrailAddress, trail_addresses
+from pgseal.settings import Settings
+from pgseal.trail.feed import FeedState, PollFeed
+from pgseal.vault.store import FeedRow, VaultStore
+
+#: Records in one vault transaction: what a crash makes the sealer do again, and what it holds in memory.
+CHUNK_ROWS = 16_384
+_POLL_SECONDS = 0.2
+_MAX_PAUSE_SECONDS = 30.0
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SealResult:
+    """What ``seal --once`` reports: the log's checkpoint and how many records were sealed by the call."""
+
+    origin: str
+    size: int
+    root: bytes
+    sealed: int
+
+    def to_json(self) -> dict[str, object]:
+        """Return the document of DESIGN.md's command line."""
+        return {"origin": self.origin, "size": self.size, "root": format_base64(self.root), "sealed": self.sealed}
+
+
+class Sealer:
+    """One sealer at work. ``open`` checks and recovers; afterwards ``seal_once`` as often as wanted."""
+
+    def __init__(self, settings: Settings, stack: ExitStack, vault: VaultStore, state: SealerState) -> None:
+        """Use ``Sealer.open``."""
+        self._stack = stack
+        self._vault = vault
+        self._state = state
+        self._origin = settings.origin
+        self._signer = settings.read_signer()
+        self._checkpoint = Checkpoint(settings.origin, 0, EMPTY_ROOT)
+        self._note: bytes | None = None
+        self._feeds: dict[str, PollFeed] = {}
+        self._states: dict[str, FeedState] = {}
+        self._encoders: dict[str, ChunkEncoder] = {}
+        self._ledger: LedgerWriter
+
+    @classmethod
+    def open(cls, settings: Settings) -> "Sealer":
+        """Lock, check every side against the last checkpoint, and finish what a crash left undone.
+
+        Raises:
+            ConflictError: another sealer is at work.
+            TamperError: a side was changed or set back; nothing was sealed.
+            ConfigError, StorageError: a side cannot be used or reached.
+        """
+        stack = ExitStack()
+        try:
+            state = stack.enter_context(closing(SealerState(settings.state)))
+            connection = stack.enter_context(
+                closing(connect(settings.vault.dsn.reveal(), side="vault", role=SEALER_ROLE))
+            )
+            if read_version(connection, "vault", side="vault") == 0:
+                raise ConfigError("vault: nothing is installed there; run pgseal init")  # noqa: TRY301
+            vault = VaultStore(connection)
+            vault.lock()
+            sealer = cls(settings, stack, vault, state)
+            sealer._recover(settings)
+        except BaseException:
+            stack.close()
+            raise
+        return sealer
+
+    def close(self) -> None:
+        """Let go of connections and locks."""
+        self._stack.close()
+
+    @property
+    def result(self) -> SealResult:
+        """The newest checkpoint."""
+        return SealResult(self._origin, self._checkpoint.size, self._checkpoint.root, 0)
+
+    def _recover(self, settings: Settings) -> None:
+        prepare_directory(settings.ledger, settings.origin)
+        store = DirectoryStore(settings.ledger)
+        self._read_signed(LedgerReader(store))
+        self._ledger = LedgerWriter.open(store, self._checkpoint.size, self._checkpoint.root)
+        count = check_vault_size(self._vault, self._checkpoint.size)
+        for address in trail_addresses(settings):
+            self._connect_trail(address)
+        check_last_rows(self._vault, LedgerReader(store), self._feeds, self._states, self._checkpoint.size)
+        if self._note is None:
+            self._sign()
+        else:
+            # Window C–D: what is kept may not be published yet. The same bytes, never a second signature.
+            self._ledger.publish(self._note, self._checkpoint.size)
+        # Windows A–B and B–C: the vault is ahead.
+        for leaves in read_pending(self._vault, self._feeds, self._checkpoint.size, count):
+            self._ledger.append(leaves)
+        if self._ledger.size > self._checkpoint.size:
+            self._sign()
+
+    def _read_signed(self, ledger: LedgerReader) -> None:
+        self._note = self._state.read_checkpoint()
+        if self._note is not None:
+            known = [self._signer.verifier]
+            self._checkpoint = open_checkpoint(
+                self._note,
+                known,
+                origin=self._origin,
+                source="kept checkpoint",
+            ).checkpoint
+            return
+        try:
+            ledger.checkpoint_note()
+        except MissingObjectError:
+            pass
+        else:
+            raise RollbackError(
+                "the ledger has a checkpoint but the sealer's state directory does not: its memory is lost; "
+                "put the state directory back",
+                where="state",
+            )
+        if self._vault.count() > 0:
+            raise RollbackError(
+                "the vault holds records but no checkpoint was ever kept: state and ledger were lost or replaced; "
+                "put them back, or use an empty vault",
+                where="state",
+            )
+
+    def _connect_trail(self, address: TrailAddress) -> None:
+        connection = self._stack.enter_context(closing(address.connect()))
+        feed = PollFeed(connection, side=address.side)
+        kept = self._vault.read_feed(address.name)
+        state = _to_state(kept) if kept else FeedState(address.name)
+        feed.check_restart(state)
+        self._feeds[address.name] = feed
+        self._states[address.name] = state
+        self._encoders[address.name] = ChunkEncoder(address.name, state.incarnation)
+
+    def seal_once(self, progress: Progress | None = None) -> SealResult:
+        """Seal all that is committed now; raises as ``open`` does. ``progress`` is told records sealed so far."""
+        sealed = 0
+        for trail in self._feeds:
+            for count in self._seal_trail(trail):
+                sealed += count
+                if progress is not None:
+                    progress(sealed)
+        return SealResult(self._origin, self._checkpoint.size, self._checkpoint.root, sealed)
+
+    def _seal_trail(self, trail: str) -> Iterator[int]:
+        feed = self._feeds[trail]
+        begun = feed.begin(self._states[trail])
+        if begun is None:
+            return
+        while begun.pending is not None:
+            chunk, begun = self._keep_chunk(feed, begun)
+            # Window A–B.
+            self._states[trail] = begun
+            if chunk.leaves:
+                self._ledger.append(chunk.leaves)
+                # Window B–C.
+                self._sign()
+            yield len(chunk.leaves)
+
+    def _keep_chunk(self, feed: PollFeed, begun: FeedState) -> tuple[EncodedChunk, FeedState]:
+        try:
+            return self._copy_chunk(feed, begun, None)
+        except psycopg.errors.UniqueViolation:
+            # Someone with superuser rights inserted an id that is taken. Once more, with those ids set apart.
+            ids = [int(line.split(b"\t", 1)[0]) for line in feed.read_chunk(begun, CHUNK_ROWS)]
+            known = self._vault.find_known_ids(begun.trail, begun.incarnation, ids)
+            return self._copy_chunk(feed, begun, frozenset(known))
+
+    def _copy_chunk(
+        self, feed: PollFeed, begun: FeedState, known_ids: frozenset[int] | None
+    ) -> tuple[EncodedChunk, FeedState]:
+        encoder = self._encoders[begun.trail]
+        with self._vault.transaction():
+            with self._vault.copy_in() as copy:
+                lines = feed.read_chunk(begun, CHUNK_ROWS)
+                chunk = encoder.encode(lines, self._ledger.size, copy.write, known_ids)
+            for row in chunk.malformed:
+                self._record_malformed(begun, row)
+            after = replace(begun, position=max(begun.position, chunk.last_id))
+            if chunk.rows < CHUNK_ROWS:
+                after = feed.finish(after)
+            self._vault.write_feed(_to_row(after))
+        return chunk, after
+
+    def _record_malformed(self, begun: FeedState, row: MalformedRow) -> None:
+        data = {"trail": begun.trail, "incarnation": begun.incarnation, **asdict(row)}
+        self._vault.connection.execute(
+            "SELECT audit.record_act('MALFORMED', %s::jsonb, 'administration')",
+            [json.dumps(data)],
+        )
+
+    def _sign(self) -> None:
+        checkpoint = Checkpoint(self._origin, self._ledger.size, self._ledger.root())
+        note = sign_note(format_checkpoint(checkpoint), self._signer)
+        self._state.replace_checkpoint(self._note, note)
+        self._note, self._checkpoint = note, checkpoint
+        # Window C–D.
+        self._ledger.publish(note, checkpoint.size)
+
+
+def run(settings: Settings, stop: Event, report: Callable[[str], None]) -> None:
+    """Seal until ``stop`` is set. A side that cannot be reached is waited for, with growing pauses.
+
+    ``report`` gets one line when a side is lost and one when it is back. Raises what a person has to act on.
+    """
+    pause = 1.0
+    waiting = False
+    while not stop.is_set():
+        try:
+            sealer = Sealer.open(settings)
+            try:
+                while not stop.is_set():
+                    began = time.monotonic()
+                    sealed = sealer.seal_once().sealed
+                    if waiting:
+                        report("back at work")
+                        waiting = False
+                    pause = 1.0
+                    if not sealed:
+                        stop.wait(max(0.0, _POLL_SECONDS - (time.monotonic() - began)))
+            finally:
+                sealer.close()
+        except UnavailableError as error:
+            report(f"{error}; nothing is lost, retrying in {pause:.0f} s")
+            waiting = True
+            stop.wait(pause)
+            pause = min(pause * 2, _MAX_PAUSE_SECONDS)
+
+
+def _to_state(row: FeedRow) -> FeedState:
+    identity = None
+    if row.system_identifier is not None and row.timeline is not None:
+        identity = ServerIdentity(row.system_identifier, row.timeline)
+    flat = list(row.floors)
+    return FeedState(
+        row.trail, row.incarnation, row.snapshot, row.pending, row.position,
+        tuple(zip(flat[::2], flat[1::2], strict=True)), row.pending_last_id, identity, row.flush_lsn,
+    )  # fmt: skip
+
+
+def _to_row(state: FeedState) -> FeedRow:
+    identity = state.identity
+    return FeedRow(
+        state.trail, state.incarnation, state.snapshot, state.pending, state.position,
+        [number for pair in state.floors for number in pair], state.pending_last_id,
+        identity.system_identifier if identity else None, identity.timeline if identity else None, state.flush_lsn,
+    )  # fmt: skip

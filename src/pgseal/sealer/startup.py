@@ -1,0 +1,123 @@
+"""What the sealer checks before it seals anything: that every side still stands where the last checkpoint left it.
+
+- ledger: the right edge, recomputed from entries, leads to the signed root (``LedgerWriter.open``)
+- vault: not shorter than the signed size; its last sealed rows give the ledger's entries
+- trails: the same servers, not set back (``PollFeed.check_restart``); the last sealed rows still there, byte for byte
+- what the vault holds beyond the signed size (a crash came between): gapless, and equal to the trails' rows
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+
+from pgseal.core.leaf import LeafBuilder
+from pgseal.errors import AlteredRecordError, FatalSealError, FormatError, MissingRecordError, RollbackError
+from pgseal.ledger.reader import LedgerReader
+from pgseal.trail.feed import FeedState, PollFeed
+from pgseal.trail.rows import HeadCache
+from pgseal.vault.rows import VaultRow, parse_row
+from pgseal.vault.store import VaultStore
+
+_LAST_ROWS = 32
+_ROWS_AT_ONCE = 4096
+
+
+def check_vault_size(vault: VaultStore, signed_size: int) -> int:
+    """Return the number of leaves in the vault; raises ``RollbackError`` if some that were signed are gone."""
+    count = vault.count()
+    if count < signed_size:
+        raise RollbackError(
+            f"the vault holds {count} records, {signed_size} were sealed: it was restored to an earlier state, "
+            "or lost its newest rows; restore a newer copy before sealing goes on",
+            where="vault",
+        )
+    return count
+
+
+def check_last_rows(
+    vault: VaultStore,
+    ledger: LedgerReader,
+    feeds: Mapping[str, PollFeed],
+    states: Mapping[str, FeedState],
+    signed_size: int,
+) -> None:
+    """Check the last sealed rows of every trail: vault against ledger, trail against vault.
+
+    Raises:
+        AlteredRecordError: the vault's row does not give the ledger's entry.
+        RollbackError: the trail no longer has the row, or has another.
+    """
+    leaves = LeafBuilder()
+    for trail, state in states.items():
+        lines = vault.read_last_lines(trail, state.incarnation, signed_size, _LAST_ROWS)
+        rows = [_parse(line, leaves) for line in lines]
+        for row in rows:
+            if row.leaf_data != ledger.leaf(row.leaf_index, signed_size):
+                raise AlteredRecordError(
+                    f"record {row.trail}/{row.id} in the vault does not give the ledger's entry {row.leaf_index}",
+                    where="vault", trail=row.trail, record_id=row.id, leaf_index=row.leaf_index,
+                )  # fmt: skip
+        for row, content in _with_trail(feeds[trail], rows):
+            if content != row.content:
+                what = "gone" if content is None else "changed"
+                raise RollbackError(
+                    f"record {row.trail}/{row.id}, sealed as leaf {row.leaf_index}, is {what} in the trail: "
+                    "the source was restored to an earlier state or someone edited its trail; nothing was sealed",
+                    where="trail", trail=row.trail, record_id=row.id, leaf_index=row.leaf_index,
+                )  # fmt: skip
+
+
+def read_pending(
+    vault: VaultStore, feeds: Mapping[str, PollFeed], signed_size: int, count: int
+) -> Iterator[list[bytes]]:
+    """Yield the leaves of vault rows beyond the signed size, each compared with its trail's row.
+
+    Raises:
+        AlteredRecordError, MissingRecordError: the vault's row is not the trail's; it is not sealed.
+        FatalSealError: a gap, or a trail that is not configured.
+    """
+    leaves = LeafBuilder()
+    lines = vault.read_lines(signed_size, count)
+    expected = signed_size
+    while batch := [_parse(line, leaves) for line in islice(lines, _ROWS_AT_ONCE)]:
+        for row in batch:
+            if row.leaf_index != expected:
+                raise FatalSealError(f"the vault has no row for leaf {expected}, but one for leaf {row.leaf_index}")
+            expected += 1
+        _compare_pending(batch, feeds)
+        yield [row.leaf_data for row in batch]
+
+
+def _compare_pending(batch: Sequence[VaultRow], feeds: Mapping[str, PollFeed]) -> None:
+    for trail in {row.trail for row in batch}:
+        if trail not in feeds:
+            raise FatalSealError(f"the vault holds unsealed records of trail {trail!r}, which is not configured")
+        for row, content in _with_trail(feeds[trail], [row for row in batch if row.trail == trail]):
+            where = {"where": "vault", "trail": trail, "record_id": row.id, "leaf_index": row.leaf_index}
+            if content is None:
+                raise MissingRecordError(
+                    f"record {trail}/{row.id} waits in the vault but is gone from the trail", **where
+                )
+            if content != row.content:
+                raise AlteredRecordError(
+                    f"record {trail}/{row.id} waits in the vault but differs from the trail's", **where
+                )
+
+
+def _with_trail(feed: PollFeed, rows: Iterable[VaultRow]) -> Iterator[tuple[VaultRow, tuple[bytes, ...] | None]]:
+    rows = list(rows)
+    if not rows:
+        return
+    heads = HeadCache(rows[0].trail, rows[0].incarnation)
+    contents = dict(map(heads.parse_content, feed.read_rows([row.id for row in rows])))
+    for row in rows:
+        yield row, contents.get(row.id)
+
+
+def _parse(line: bytes, leaves: LeafBuilder) -> VaultRow:
+    try:
+        return parse_row(line, leaves)
+    except FormatError as error:
+        index = line.split(b"\t", 1)[0].decode()
+        raise AlteredRecordError(
+            f"the vault's row of leaf {index} cannot be a record ({error})", where="vault"
+        ) from error

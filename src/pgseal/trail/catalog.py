@@ -1,0 +1,230 @@
+"""What a table looks like, as far as capturing it needs to know. Reads the catalog, changes nothing."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from pgseal.core.record import format_relation
+from pgseal.errors import CaptureError, ConfigError
+from pgseal.postgres import Connection
+
+# FORMATS.md §1: only these built-in types meet to_jsonb; oids are fixed in PostgreSQL's pg_type.dat.
+_BY_IMAGE = {
+    16: "bool", 20: "int8", 21: "int2", 23: "int4",
+    2950: "uuid", 1082: "date", 1114: "timestamp", 1184: "timestamptz",
+}  # fmt: skip
+_BY_TEXT = {1700: "numeric", 3802: "jsonb", 1083: "time", 1266: "timetz", 1186: "interval"}
+_CHARACTER = {18: "char", 19: "name", 25: "text", 1043: "varchar"}
+_BLANK_PADDED = {1042: "bpchar"}
+
+
+class Encoding(Enum):
+    """How a column's values are captured, and how a change is told from no change."""
+
+    IMAGE = "image"  # to_jsonb; equal by the type's own operator means equal text
+    TEXT = "text"  # to_jsonb; equal values may differ in text (1.0 and 1.00), so texts are compared
+    CHARACTER = "character"  # to_jsonb; compared byte by byte, whatever the collation says
+    BLANK_PADDED = "blank padded"  # to_jsonb; its cast to text would drop trailing blanks
+    OUTPUT = "output"  # everything else: the type's output text
+    OUTPUT_ROW = "output row"  # the same for composites, whose IS NULL looks inside
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One live column of a table."""
+
+    name: str
+    encoding: Encoding
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table that can be captured.
+
+    ``relation`` is the name in FORMATS.md's form, ``key`` the primary key's columns in key order (empty
+    without one).
+    """
+
+    oid: int
+    schema: str
+    name: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+
+    @property
+    def relation(self) -> str:
+        """The name as it stands in records."""
+        return format_relation(self.schema, self.name)
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """The name as it stands in SQL."""
+        return sql.Identifier(self.schema, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class TablePart:
+    """One relation that holds rows of a table: itself, or a leaf partition; ``pages`` is its size now."""
+
+    identifier: sql.Identifier
+    pages: int
+
+
+def encoding_of(type_oid: int, type_kind: str) -> Encoding:
+    """Decide how values of a type are captured; ``type_kind`` is pg_type.typtype of the base type."""
+    if type_oid in _BY_IMAGE:
+        return Encoding.IMAGE
+    if type_oid in _BY_TEXT:
+        return Encoding.TEXT
+    if type_oid in _CHARACTER:
+        return Encoding.CHARACTER
+    if type_oid in _BLANK_PADDED:
+        return Encoding.BLANK_PADDED
+    return Encoding.OUTPUT_ROW if type_kind == "c" else Encoding.OUTPUT
+
+
+def resolve_relations(connection: Connection, text: str) -> list[tuple[str, str]]:
+    """Turn what a person wrote into (schema, name) pairs of existing relations.
+
+    ``patients`` is looked up in the login's own search path, ``public.patients`` and ``"Odd"."Name"`` as
+    written, ``public.*`` gives every ordinary or partitioned table of the schema (partitions are captured
+    through their parent).
+
+    Raises:
+        ConfigError: nothing of that name, or a pattern that matches nothing.
+    """
+    if text.endswith(".*"):
+        return _expand_schema(connection, text)
+    try:
+        row = connection.execute("SELECT parse_ident(%s)", [text]).fetchone()
+    except psycopg.DataError:
+        row = None
+    if row is None or len(row[0]) not in {1, 2}:
+        raise ConfigError(
+            f"{text!r} is not a table name; write schema.table, in double quotes where case or spaces matter"
+        )
+    parts: list[str] = row[0]
+    if len(parts) == 1:
+        found = connection.execute(_IN_SEARCH_PATH, [parts[0]]).fetchone()
+    else:
+        found = connection.execute(
+            "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+            "WHERE n.nspname = %s AND c.relname = %s",
+            parts,
+        ).fetchone()
+    if found is None:
+        raise ConfigError(f"table {text} does not exist in database {connection.info.dbname!r}; check name and schema")
+    return [(found[0], found[1])]
+
+
+# The session's own search_path is pinned, so an unqualified name is looked up where its login would find it.
+_IN_SEARCH_PATH = """
+SELECT n.nspname, c.relname
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relname = %s AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'audit')
+  AND n.nspname !~ '^pg_(toast|temp)' AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+ORDER BY (n.nspname = session_user) DESC, (n.nspname = 'public') DESC, n.nspname
+LIMIT 1
+"""
+
+
+def _expand_schema(connection: Connection, pattern: str) -> list[tuple[str, str]]:
+    schema = pattern.removesuffix(".*").strip('"')
+    rows = connection.execute(
+        "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE n.nspname = %s AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't' "
+        "AND NOT EXISTS (SELECT FROM pg_depend d "
+        "WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') "
+        "ORDER BY c.relname",
+        [schema],
+    ).fetchall()
+    if not rows:
+        raise ConfigError(f"{pattern} matches no table in database {connection.info.dbname!r}")
+    return [(row[0], row[1]) for row in rows]
+
+
+_REFUSED_KINDS = {
+    "v": "is a view; track the tables under it",
+    "m": "is a materialized view; track the tables under it",
+    "S": "is a sequence, not a table",
+    "i": "is an index, not a table",
+    "c": "is a composite type, not a table",
+    "t": "is a TOAST table",
+    "f": "is a foreign table; capture on those is not supported yet",
+}
+
+
+def read_table(connection: Connection, schema: str, name: str) -> Table:
+    """Read one table's columns and key.
+
+    Raises:
+        ConfigError: no such relation.
+        CaptureError: it is not a table that can be captured.
+    """
+    row: tuple[Any, ...] | None = connection.execute(
+        "SELECT c.oid, c.relkind, c.relpersistence, c.relispartition FROM pg_class c "
+        "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s",
+        [schema, name],
+    ).fetchone()
+    relation = format_relation(schema, name)
+    if row is None:
+        raise ConfigError(f"table {relation} does not exist in database {connection.info.dbname!r}")
+    oid, kind, persistence, is_partition = row
+    if kind in _REFUSED_KINDS:
+        raise CaptureError(f"{relation} {_REFUSED_KINDS[kind]}")
+    if persistence == "t":
+        raise CaptureError(f"{relation} is a temporary table: nobody else sees it and it ends with its session")
+    if is_partition:
+        raise CaptureError(f"{relation} is a partition; track its partitioned table")
+    if schema in {"audit", "vault", "pg_catalog", "information_schema"}:
+        raise CaptureError(f"{relation} belongs to pgseal or PostgreSQL and cannot be tracked")
+    return Table(oid, schema, name, _read_columns(connection, oid), _read_key(connection, oid))
+
+
+def _read_columns(connection: Connection, oid: int) -> tuple[Column, ...]:
+    # A domain is not a built-in type (its output is its base type's); a domain over a composite acts like one.
+    rows = connection.execute(
+        """
+        WITH RECURSIVE live AS (
+            SELECT a.attnum, a.attname, t.oid AS type_oid, t.typtype, t.typbasetype
+            FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+            WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
+        ), base AS (
+            SELECT attnum, typtype, typbasetype FROM live
+            UNION ALL
+            SELECT b.attnum, t.typtype, t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.typbasetype
+            WHERE b.typtype = 'd'
+        )
+        SELECT l.attname, l.type_oid, (SELECT b.typtype FROM base b WHERE b.attnum = l.attnum AND b.typtype <> 'd')
+        FROM live l ORDER BY l.attnum
+        """,
+        [oid],
+    ).fetchall()
+    return tuple(Column(name, encoding_of(int(type_oid), kind)) for name, type_oid, kind in rows)
+
+
+def _read_key(connection: Connection, oid: int) -> tuple[str, ...]:
+    rows = connection.execute(
+        "SELECT a.attname FROM pg_index i CROSS JOIN unnest(i.indkey) WITH ORDINALITY AS k(attnum, position) "
+        "JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum "
+        "WHERE i.indrelid = %s AND i.indisprimary ORDER BY k.position",
+        [oid],
+    ).fetchall()
+    return tuple(row[0] for row in rows)
+
+
+def read_parts(connection: Connection, table: Table) -> list[TablePart]:
+    """Read which relations hold the rows of ``table``: itself, or its leaf partitions."""
+    rows = connection.execute(
+        """
+        SELECT n.nspname, c.relname, pg_relation_size(c.oid) / current_setting('block_size')::bigint + 1
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.oid IN (SELECT %(oid)s UNION SELECT p.relid FROM pg_partition_tree(%(oid)s::oid) p) AND c.relkind = 'r'
+        ORDER BY c.oid
+        """,
+        {"oid": table.oid},
+    ).fetchall()
+    return [TablePart(sql.Identifier(schema, name), int(pages)) for schema, name, pages in rows]

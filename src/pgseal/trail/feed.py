@@ -1,0 +1,203 @@
+"""How records leave a trail: exactly once, whatever the order of commits.
+
+The rule is the difference of two snapshots (DESIGN.md, "Feed and sealer"). Everything visible in snapshot A has been
+handed on; a batch is every row visible in a later snapshot B and not in A:
+
+    xid >= A.xmax and visible in B        began after A, or had not drawn its xid
+    xid in A.xip  and visible in B        was running when A was taken, has committed since
+
+Rows are immutable, so the same question put later gets the same answer: a batch is read in chunks, each in a
+transaction of its own, and a batch broken off by a crash is read on from its last chunk. A transaction left open, in
+any database, delays its own rows and nobody else's.
+
+Before anything of B is handed on, the feed commits in the source itself, with WAL and synchronous_commit on. That
+makes durable all that B shows, and keeps xids below B.xmax from being drawn again after a crash.
+
+Ids bound the reading. A row's id is drawn after its transaction's xid (capture.py), so a transaction whose xid was not
+assigned when an earlier snapshot S was taken has only ids above what the sequence stood at before S. Such pairs
+(S.xmax, last id) are kept as ``floors``.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from psycopg import sql
+
+from pgseal.errors import RollbackError
+from pgseal.postgres import Connection, ServerIdentity, copy_lines, read_identity, translated_errors
+from pgseal.trail.rows import RECORD_COLUMNS
+
+#: Snapshot that shows nothing: no transaction has an xid below 3.
+EMPTY_SNAPSHOT = "3:3:"
+_MAX_FLOORS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A pg_snapshot: transactions below ``xmin`` are over, from ``xmax`` on not begun, ``running`` between them."""
+
+    xmin: int
+    xmax: int
+    running: frozenset[int]
+
+    @classmethod
+    def parse(cls, text: str) -> "Snapshot":
+        """Read PostgreSQL's own form ``xmin:xmax:xip,xip``."""
+        xmin, xmax, running = text.split(":")
+        return cls(int(xmin), int(xmax), frozenset(int(xid) for xid in running.split(",") if xid))
+
+
+@dataclass(frozen=True, slots=True)
+class FeedState:
+    """How far a trail has been handed on; kept in the vault, in the transaction that keeps the records.
+
+    ``snapshot`` is A. ``pending`` is B of a batch under way, of which ids up to ``position`` are kept. ``floors`` are
+    pairs (xmax of an earlier snapshot, last id drawn before it), rising. ``identity`` and ``flush_lsn`` say what the
+    server was and had made durable; None before the first batch.
+    """
+
+    trail: str
+    incarnation: int = 1
+    snapshot: str = EMPTY_SNAPSHOT
+    pending: str | None = None
+    position: int = 0
+    floors: Sequence[tuple[int, int]] = ()
+    pending_last_id: int = 0
+    identity: ServerIdentity | None = None
+    flush_lsn: str = "0/0"
+
+
+class PollFeed:
+    """Reads one trail over one connection, by polling. Primary only: a standby's snapshots lack running xids."""
+
+    def __init__(self, connection: Connection, *, side: str) -> None:
+        """Use ``connection`` (autocommit, role pgseal_sealer), and nothing else may."""
+        self._connection = connection
+        self._side = side
+        with translated_errors(side):
+            # A row security policy on the trail must be an error, not a filter; and an index scan in id order is
+            # right whatever the statistics of a table that only grows.
+            connection.execute("SET row_security = off")
+            connection.execute("SET enable_seqscan = off")
+            connection.execute("SET enable_bitmapscan = off")
+            connection.execute("SET max_parallel_workers_per_gather = 0")
+
+    def check_restart(self, state: FeedState) -> None:
+        """Check that the source is the server that ``state`` was kept of, and not an earlier state of it.
+
+        Raises ``RollbackError``. (That the last sealed rows are still there, byte for byte, the sealer checks.)
+        """
+        with translated_errors(self._side):
+            identity = read_identity(self._connection)
+            row = self._connection.execute(
+                "SELECT pg_is_in_recovery(), pg_current_wal_flush_lsn() < %s::pg_lsn, "
+                "pg_snapshot_xmax(pg_current_snapshot())::text::bigint < %s",
+                [state.flush_lsn, Snapshot.parse(state.pending or state.snapshot).xmax],
+            ).fetchone()
+        if state.identity is None or row is None:
+            return
+        if identity.system_identifier != state.identity.system_identifier:
+            raise self._rollback(
+                state,
+                f"expected system identifier {state.identity.system_identifier}, got {identity.system_identifier}",
+            )
+        if identity.timeline != state.identity.timeline:
+            raise self._rollback(state, f"expected timeline {state.identity.timeline}, got {identity.timeline}")
+        if row[1]:
+            raise self._rollback(state, f"its write-ahead log ends before {state.flush_lsn}, which was durable")
+        if row[2]:
+            raise self._rollback(state, "its transaction counter is behind what was sealed")
+
+    def _rollback(self, state: FeedState, detail: str) -> RollbackError:
+        return RollbackError(
+            f"{self._side} is not the server that was sealed from, or was restored to an earlier state: {detail}; "
+            "nothing was sealed; keep vault and ledger as they are",
+            where="trail",
+            trail=state.trail,
+        )
+
+    def begin(self, state: FeedState) -> FeedState | None:
+        """Take up the batch under way or begin a new one; None if there is nothing to hand on.
+
+        The state returned has ``pending`` set and everything it shows is durable in the source.
+        """
+        with translated_errors(self._side):
+            if state.pending is not None:
+                return state
+            # The sequence is read before the snapshot is taken, in a statement of its own: see ``floors``.
+            last_id = self._scalar("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM audit.record_id_seq")
+            snapshot = str(self._scalar("SELECT pg_current_snapshot()"))
+            begun = replace(state, pending=snapshot, position=0, pending_last_id=int(str(last_id)))
+            condition = self._condition(begun)
+            if not self._scalar(sql.SQL("SELECT EXISTS (SELECT FROM audit.record AS r WHERE {})").format(condition)):
+                return None
+            self._make_durable()
+            flush_lsn = str(self._scalar("SELECT pg_current_wal_flush_lsn()"))
+            return replace(begun, identity=read_identity(self._connection), flush_lsn=flush_lsn)
+
+    def _make_durable(self) -> None:
+        # An own commit with WAL: whatever B shows was written before it, so it is durable once this returns.
+        self._connection.execute("SET synchronous_commit = on")
+        self._connection.execute("SELECT pg_logical_emit_message(true, 'pgseal', 'durable')")
+
+    def read_chunk(self, state: FeedState, limit: int) -> Iterator[bytes]:
+        """Yield up to ``limit`` COPY lines (``RECORD_COLUMNS``, no newline) of the batch after ``position``, by id."""
+        query = sql.SQL(
+            "SELECT {columns} FROM audit.record AS r WHERE {condition} ORDER BY r.id LIMIT {limit}",
+        ).format(columns=sql.SQL(RECORD_COLUMNS), condition=self._condition(state), limit=sql.Literal(limit))
+        return copy_lines(self._connection, query, side=self._side)
+
+    def read_rows(self, ids: Sequence[int]) -> Iterator[bytes]:
+        """Yield the COPY lines of the rows with these ids, in id order."""
+        query = sql.SQL(
+            "SELECT {columns} FROM audit.record AS r WHERE r.id = ANY({ids}) ORDER BY r.id",
+        ).format(columns=sql.SQL(RECORD_COLUMNS), ids=sql.Literal(list(ids)))
+        return copy_lines(self._connection, query, side=self._side)
+
+    def finish(self, state: FeedState) -> FeedState:
+        """Return the state after the last chunk of a batch: B becomes A."""
+        if state.pending is None:
+            raise ValueError("no batch is under way")
+        after = Snapshot.parse(state.pending)
+        floors = [*state.floors, (after.xmax, state.pending_last_id)]
+        # Only the newest pair at or below xmin can still be asked for, and those after it.
+        first = max((i for i, (xmax, _) in enumerate(floors) if xmax <= after.xmin), default=0)
+        floors = floors[first:]
+        if len(floors) > _MAX_FLOORS:
+            floors = [floors[0], *floors[2:-1:2], floors[-1]]
+        return replace(state, snapshot=state.pending, pending=None, position=0, floors=tuple(floors), pending_last_id=0)
+
+    def _condition(self, state: FeedState) -> sql.Composed:
+        before, after = Snapshot.parse(state.snapshot), Snapshot.parse(state.pending or state.snapshot)
+        finished = self._committed(sorted(before.running - after.running))
+        floor = min(_floor(state.floors, xid) for xid in [before.xmax, *finished])
+        return sql.SQL(
+            "r.id > {floor} AND ((r.xid >= {xmax}::xid8 AND pg_visible_in_snapshot(r.xid, {after}::pg_snapshot)) "
+            "OR r.xid = ANY({finished}::text[]::xid8[]))",
+        ).format(
+            floor=sql.Literal(max(floor, state.position)),
+            xmax=sql.Literal(str(before.xmax)),
+            after=sql.Literal(state.pending),
+            finished=sql.Literal([str(xid) for xid in finished]),
+        )
+
+    def _committed(self, xids: Sequence[int]) -> list[int]:
+        """Leave out those that are known to have been rolled back; their rows nobody ever sees."""
+        if not xids:
+            return []
+        rows = self._connection.execute(
+            "SELECT x::text::bigint FROM unnest(%s::text[]::xid8[]) AS x "
+            "WHERE pg_xact_status(x) IS DISTINCT FROM 'aborted'",
+            [[str(xid) for xid in xids]],
+        ).fetchall()
+        return [int(row[0]) for row in rows]
+
+    def _scalar(self, query: sql.Composable | str) -> object:
+        row = self._connection.execute(query).fetchone()  # pyright: ignore[reportArgumentType, reportCallIssue]
+        assert row is not None  # noqa: S101  the queries here always give a row
+        return row[0]
+
+
+def _floor(floors: Sequence[tuple[int, int]], xid: int) -> int:
+    """Return an id below every id of a transaction with this xid."""
+    return max((last_id for xmax, last_id in floors if xmax <= xid), default=0)

@@ -1,0 +1,278 @@
+"""Starts and stops capturing tables.
+
+``track`` installs the triggers in one short transaction and then records the rows that stood before as SNAPSHOT
+records. The rows are read in a snapshot that is exported while the installing lock is held, so writers wait for the
+DDL only, however large the table; everything written after the lock is captured by the triggers.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import LiteralString
+
+import psycopg
+from psycopg import sql
+
+from pgseal.errors import CaptureError, ConfigError
+from pgseal.postgres import Connection, connect, translated_errors
+from pgseal.trail.capture import (
+    MASKS,
+    ROW_TRIGGER,
+    TRUNCATE_TRIGGER,
+    TableRule,
+    capture_name,
+    format_capture_function,
+    format_snapshot_insert,
+    format_triggers,
+)
+from pgseal.trail.catalog import Table, TablePart, read_parts, read_table
+
+Progress = Callable[[int, int], None]
+
+_LOCK_TIMEOUT = "3s"
+_PAGES_AT_ONCE = 1024
+# Upper bound of rows on a page of 32 KiB, the largest: each takes a line pointer and a header, 28 bytes.
+_ROWS_ON_A_PAGE = 1170
+# Ids that others could draw between the two halves of one expression: far more than anyone can.
+_ID_MARGIN = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedTable:
+    """One tracked table as the registry has it; ``rows`` is the number of SNAPSHOT records just made."""
+
+    relation: str
+    rule: TableRule
+    baseline: str
+    rows: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Baseline:
+    """Where the rows that stood before are, and the block of ids reserved for them."""
+
+    parts: Sequence[TablePart]
+    first_id: int
+
+
+def check_rule(table: Table, rule: TableRule) -> None:
+    """Refuse a rule that the table cannot follow.
+
+    Raises:
+        ConfigError: unknown column or mask, or a mask or exclusion on a key column.
+    """
+    names = {column.name for column in table.columns}
+    for column in (*rule.exclude, *rule.mask):
+        if column not in names:
+            raise ConfigError(f"{table.relation} has no column {column!r}; it has: {', '.join(sorted(names))}")
+        if column in table.key:
+            raise ConfigError(
+                f"{table.relation}: {column!r} is part of the key, which every record names; it cannot be hidden"
+            )
+    for column, mask in rule.mask.items():
+        if mask not in MASKS:
+            raise ConfigError(f"{table.relation}.{column}: unknown mask {mask!r}; expected {' or '.join(MASKS)}")
+
+
+def track(
+    dsn: str,
+    schema: str,
+    name: str,
+    rule: TableRule,
+    *,
+    side: str,
+    baseline: bool = True,
+    progress: Progress | None = None,
+) -> TrackedTable:
+    """Start capturing a table and record the rows it holds now.
+
+    A crash or Ctrl-C before the triggers are committed changes nothing; after it, capture is on and the registry says
+    that the baseline is pending; calling again records it.
+
+    Args:
+        dsn: how to connect as a role that owns the table and is a member of pgseal_owner.
+        schema: the table's schema, exactly as in the catalog.
+        name: the table, likewise.
+        rule: exclusions and masks.
+        side: words for errors.
+        baseline: False records a TRACK record without SNAPSHOT records: a stated gap.
+        progress: called with pages done and pages in all.
+
+    Raises:
+        CaptureError: not a table that can be captured, or already tracked.
+        ConfigError: unknown column, missing privilege.
+        UnavailableError: the connection broke, or the table is locked by others.
+    """
+    with (
+        closing(connect(dsn, side=side)) as writer,
+        closing(connect(dsn, side=side)) as reader,
+        translated_errors(side),
+    ):
+        table = read_table(writer, schema, name)
+        check_rule(table, rule)
+        known = writer.execute("SELECT baseline FROM audit.tracked WHERE relation = %s", [table.relation]).fetchone()
+        if known and known[0] != "pending":
+            raise CaptureError(f"{table.relation} is already tracked; to change how: pgseal untrack, then pgseal track")
+        found = _install_capture(writer, reader, table, rule, baseline=baseline)
+        if not baseline:
+            return TrackedTable(table.relation, rule, "none")
+        rows = _record_rows(reader, table, rule, found, progress or (lambda _done, _total: None))
+    return TrackedTable(table.relation, rule, "done", rows)
+
+
+def _install_capture(
+    writer: Connection, reader: Connection, table: Table, rule: TableRule, *, baseline: bool
+) -> "_Baseline":
+    """Create function and triggers; leave ``reader`` in a transaction on the lock's snapshot, with its xid drawn."""
+    with writer.transaction():
+        writer.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
+        try:
+            # What CREATE TRIGGER takes, but before anything is read: writers are out from here to the commit.
+            writer.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(table.identifier))
+        except psycopg.errors.LockNotAvailable as error:
+            raise CaptureError(
+                f"{table.relation} is locked by another transaction for more than {_LOCK_TIMEOUT}; try again later",
+            ) from error
+        as_owner(writer, format_capture_function(table, rule))
+        for statement in format_triggers(table):
+            writer.execute(statement)
+        as_owner(
+            writer,
+            sql.SQL(
+                "INSERT INTO audit.tracked (relation, table_oid, capture, exclude, mask, baseline) "
+                "VALUES ({}, {}, {}, {}, {}, {}) ON CONFLICT (relation) DO UPDATE SET table_oid = excluded.table_oid, "
+                "exclude = excluded.exclude, mask = excluded.mask, baseline = excluded.baseline",
+            ).format(
+                *map(sql.Literal, (table.relation, table.oid, capture_name(table.relation), list(rule.exclude))),
+                sql.Literal(json.dumps(dict(rule.mask))),
+                sql.Literal("pending" if baseline else "none"),
+            ),
+        )
+        record_act(writer, "TRACK", table.relation, {
+            "baseline": "snapshot" if baseline else "none",
+            "columns": [column.name for column in table.columns],
+            "exclude": list(rule.exclude),
+            "key": list(table.key),
+            "mask": dict(rule.mask),
+        })  # fmt: skip
+        if not baseline:
+            return _Baseline((), 0)
+        snapshot = _scalar(writer, "SELECT pg_export_snapshot()")
+        reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        reader.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
+        # The feed relies on ids being younger than the xid of the transaction that writes them, and replay on the
+        # baseline standing before everything captured since the lock: so first the xid, then a block of ids for
+        # every row that can be there, both while writers are out.
+        reader.execute("SELECT pg_current_xact_id()")
+        parts = read_parts(writer, table)
+        return _Baseline(parts, _reserve_ids(writer, sum(part.pages for part in parts) * _ROWS_ON_A_PAGE))
+
+
+def _reserve_ids(writer: Connection, count: int) -> int:
+    """Take ``count`` ids out of the sequence at once and return the first."""
+    last = _scalar(
+        writer,
+        "SELECT setval('audit.record_id_seq', nextval('audit.record_id_seq') + {gap})",
+        gap=_ID_MARGIN + count,
+        owner=True,
+    )
+    return int(last) - count
+
+
+def _record_rows(reader: Connection, table: Table, rule: TableRule, baseline: _Baseline, progress: Progress) -> int:
+    # A row security policy must be an error here, not a filter.
+    reader.execute("SET LOCAL row_security = off")
+    total = sum(part.pages for part in baseline.parts)
+    rows = done = 0
+    for part in baseline.parts:
+        for begin in range(0, part.pages, _PAGES_AT_ONCE):
+            end = begin + _PAGES_AT_ONCE
+            rows += reader.execute(
+                format_snapshot_insert(
+                    table,
+                    part,
+                    rule,
+                    first_id=baseline.first_id + rows,
+                    first_page=begin,
+                    end_page=end,
+                ),
+            ).rowcount
+            progress(done + min(end, part.pages), total)
+        done += part.pages
+    as_owner(reader, sql.SQL("UPDATE audit.tracked SET baseline = 'done' WHERE relation = {}").format(
+        sql.Literal(table.relation),
+    ))  # fmt: skip
+    reader.execute("COMMIT")
+    return rows
+
+
+def untrack(dsn: str, schema: str, name: str, *, side: str) -> None:
+    """Stop capturing a table; its records stay.
+
+    Raises:
+        ConfigError: the table is not tracked, or a missing privilege.
+        CaptureError: the table is locked by others.
+    """
+    with closing(connect(dsn, side=side)) as connection, translated_errors(side), connection.transaction():
+        table = read_table(connection, schema, name)
+        row = connection.execute("SELECT capture FROM audit.tracked WHERE relation = %s", [table.relation]).fetchone()
+        if row is None:
+            raise ConfigError(f"{table.relation} is not tracked; pgseal status lists what is")
+        connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
+        try:
+            for trigger in (ROW_TRIGGER, TRUNCATE_TRIGGER):
+                connection.execute(
+                    sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(trigger), table.identifier),
+                )
+        except psycopg.errors.LockNotAvailable as error:
+            raise CaptureError(f"{table.relation} is locked by another transaction; try again later") from error
+        record_act(connection, "UNTRACK", table.relation, {})
+        as_owner(
+            connection, sql.SQL("DELETE FROM audit.tracked WHERE relation = {}").format(sql.Literal(table.relation))
+        )
+        as_owner(connection, sql.SQL("DROP FUNCTION IF EXISTS {}()").format(sql.Identifier("audit", row[0])))
+
+
+def list_tracked(connection: Connection) -> list[TrackedTable]:
+    """List the registry, by name."""
+    rows = connection.execute(
+        "SELECT relation, exclude, mask, baseline FROM audit.tracked ORDER BY relation"
+    ).fetchall()
+    return [TrackedTable(relation, TableRule(exclude, mask), baseline) for relation, exclude, mask, baseline in rows]
+
+
+def record_act(connection: Connection, action: str, relation: str | None, data: Mapping[str, object]) -> None:
+    """Record an act of pgseal's own in the transaction at hand."""
+    as_owner(
+        connection,
+        sql.SQL("SELECT audit.record_act({}, {}::jsonb, relation => {})").format(
+            sql.Literal(action),
+            sql.Literal(json.dumps(data, ensure_ascii=False)),
+            sql.Literal(relation),
+        ),
+    )
+
+
+def as_role(connection: Connection, role: LiteralString | None) -> None:
+    """Take a role until the end of the transaction; None goes back to the login."""
+    connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(role) if role else sql.SQL("NONE")))
+
+
+def as_owner(connection: Connection, statement: sql.Composable) -> None:
+    """Run one statement in the name of the schema's owner."""
+    as_role(connection, "pgseal_owner")
+    connection.execute(statement)
+    as_role(connection, None)
+
+
+def _scalar(connection: Connection, query: LiteralString, *, owner: bool = False, **values: int) -> str:
+    if owner:
+        as_role(connection, "pgseal_owner")
+    row = connection.execute(
+        sql.SQL(query).format(**{name: sql.Literal(value) for name, value in values.items()}),
+    ).fetchone()
+    if owner:
+        as_role(connection, None)
+    assert row is not None  # noqa: S101  the queries here always give a row
+    return str(row[0])

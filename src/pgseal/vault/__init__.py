@@ -1,0 +1,1 @@
+"""The vault: a separate PostgreSQL database that holds the sealed records."""

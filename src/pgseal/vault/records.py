@@ -1,0 +1,97 @@
+"""A sealed record as the vault has it, and as people and programs read it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from psycopg import sql
+
+from pgseal.vault.values import parse_part
+
+# Under the session's pinned TimeZone, UTC. An impossible time gives NULL, and verify says what it was.
+COLUMNS = sql.SQL(
+    "r.leaf_index, r.trail, r.incarnation, r.id, "
+    "to_char(r.time AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), r.xid::text, "
+    "r.source, r.category, r.action, r.outcome, r.relation, r.actor, r.actor_salt, r.data, r.data_salt"
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row of ``vault.record``; ``actor`` and ``data`` are the exact texts that were sealed, None once erased."""
+
+    leaf_index: int
+    trail: str
+    incarnation: int
+    id: int
+    time: str
+    xid: str
+    source: str
+    category: str
+    action: str
+    outcome: str
+    relation: str | None
+    actor: str | None
+    actor_salt: bytes | None
+    data: str | None
+    data_salt: bytes | None
+
+    @cached_property
+    def who(self) -> Mapping[str, Any]:
+        """The actor part, parsed; empty once erased. Raises ``FormatError``."""
+        return {} if self.actor is None else parse_part(self.actor, source=f"{self._name}, actor")
+
+    @cached_property
+    def what(self) -> Mapping[str, Any]:
+        """The data part, parsed; empty once erased. Raises ``FormatError``."""
+        return {} if self.data is None else parse_part(self.data, source=f"{self._name}, data")
+
+    @property
+    def key(self) -> Mapping[str, Any] | None:
+        """A row record's key before the change."""
+        return self.what.get("key") if self.source == "row" else None
+
+    @property
+    def new(self) -> Mapping[str, Any] | None:
+        """The whole row after the change."""
+        return self.what.get("new") if self.source == "row" else None
+
+    @property
+    def old(self) -> Mapping[str, Any] | None:
+        """The whole row before the change: an UPDATE keeps only the former values of what changed."""
+        old = self.what.get("old") if self.source == "row" else None
+        if self.action == "UPDATE" and old is not None and self.new is not None:
+            return {**self.new, **old}
+        return old
+
+    @property
+    def changed(self) -> list[str]:
+        """Names of the columns that an UPDATE changed."""
+        return list(self.what.get("old") or ()) if self.source == "row" and self.action == "UPDATE" else []
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as ``history --json`` and ``search --json`` print it (DESIGN.md, "Command line")."""
+        return {
+            "trail": self.trail,
+            "incarnation": self.incarnation,
+            "id": self.id,
+            "index": self.leaf_index,
+            "time": self.time,
+            "source": self.source,
+            "category": self.category,
+            "action": self.action,
+            "outcome": self.outcome,
+            "relation": self.relation,
+            "key": self.key,
+            "old": self.old,
+            "new": self.new,
+            "changed": self.changed,
+            "actor": None if self.actor is None else self.who,
+            "data": None if self.source == "row" or self.data is None else self.what,
+            "erased": [name for name, text in (("actor", self.actor), ("data", self.data)) if text is None],
+        }
+
+    @property
+    def _name(self) -> str:
+        return f"vault record {self.trail}/{self.id} (leaf {self.leaf_index})"

@@ -1,0 +1,157 @@
+"""What the sealer writes to the vault and reads back from it.
+
+The vault's transaction is the first durable step of sealing: records with their leaf indexes and salts, and how far
+the feed has come, are kept together or not at all.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import LiteralString
+
+from psycopg import Copy, sql
+
+from pgseal.errors import ConflictError
+from pgseal.postgres import Connection, copy_lines, translated_errors
+
+SEALER = "pgseal_sealer"
+
+#: Columns of vault.record in table order; every COPY line of the vault has them.
+COLUMNS: LiteralString = (
+    "leaf_index, trail, incarnation, id, time, xid, source, category, action, outcome, relation, "
+    "actor, actor_salt, data, data_salt"
+)
+_LOCK = "pgseal sealer"
+
+
+@dataclass(frozen=True, slots=True)
+class FeedRow:
+    """One row of vault.feed, in PostgreSQL's own text forms; the sealer knows what it means."""
+
+    trail: str
+    incarnation: int
+    snapshot: str
+    pending: str | None
+    position: int
+    floors: Sequence[int]
+    pending_last_id: int
+    system_identifier: int | None
+    timeline: int | None
+    flush_lsn: str
+
+
+_FEED_COLUMNS: LiteralString = (
+    'trail, incarnation, snapshot, pending, "position", floors, pending_last_id, system_identifier, timeline, flush_lsn'
+)
+
+
+class VaultStore:
+    """The vault over one connection (autocommit, role pgseal_sealer). Not safe for concurrent use."""
+
+    def __init__(self, connection: Connection, *, side: str = "vault") -> None:
+        """Use ``connection``; a commit is durable when it returns, whatever the server's default."""
+        self._connection = connection
+        self._side = side
+        with translated_errors(side):
+            connection.execute("SET synchronous_commit = on")
+            connection.execute("SET row_security = off")
+
+    @property
+    def connection(self) -> Connection:
+        """The connection, for what else belongs into the same transaction."""
+        return self._connection
+
+    def lock(self) -> None:
+        """Be the only sealer of this vault as long as the connection lasts; raises ``ConflictError``."""
+        with translated_errors(self._side):
+            row = self._connection.execute(
+                "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))",
+                [_LOCK],
+            ).fetchone()
+        if row != (True,):
+            raise ConflictError("another sealer works on this vault; there can be one at a time, stop it first")
+
+    def count(self) -> int:
+        """Return the number of leaves the vault holds: its greatest leaf index plus one."""
+        with translated_errors(self._side):
+            row = self._connection.execute("SELECT coalesce(max(leaf_index) + 1, 0) FROM vault.record").fetchone()
+        return int(row[0]) if row else 0
+
+    def read_feed(self, trail: str) -> FeedRow | None:
+        """Return how far a trail has been sealed; None for one that never was."""
+        query = sql.SQL("SELECT {} FROM vault.feed WHERE trail = %s").format(
+            sql.SQL(
+                _FEED_COLUMNS.replace("snapshot, pending", "snapshot::text, pending::text").replace(
+                    "flush_lsn", "flush_lsn::text"
+                )
+            ),
+        )
+        with translated_errors(self._side):
+            row = self._connection.execute(query, [trail]).fetchone()
+        return FeedRow(*row) if row else None
+
+    def write_feed(self, row: FeedRow) -> None:
+        """Keep how far a trail has been sealed."""
+        names = [name.strip().strip('"') for name in _FEED_COLUMNS.split(",")]
+        updates = sql.SQL(", ").join(
+            sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in names if name != "trail"
+        )
+        query = sql.SQL("INSERT INTO vault.feed ({}) VALUES ({}) ON CONFLICT (trail) DO UPDATE SET {}").format(
+            sql.SQL(_FEED_COLUMNS),
+            sql.SQL(", ").join([sql.Placeholder()] * len(names)),
+            updates,
+        )
+        values = [getattr(row, name) for name in names]
+        values[names.index("floors")] = list(row.floors)
+        with translated_errors(self._side):
+            self._connection.execute(query, values)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Everything within is kept together, durably, or not at all."""
+        with translated_errors(self._side), self._connection.transaction():
+            yield
+
+    @contextmanager
+    def copy_in(self) -> Iterator[Copy]:
+        """Take COPY lines of ``COLUMNS``; inside ``transaction``."""
+        query = sql.SQL("COPY vault.record ({}) FROM STDIN").format(sql.SQL(COLUMNS))
+        with self._connection.cursor() as cursor, cursor.copy(query) as copy:
+            yield copy
+
+    def find_known_ids(self, trail: str, incarnation: int, ids: Sequence[int]) -> set[int]:
+        """Return those of ``ids`` that the vault has already."""
+        with translated_errors(self._side):
+            rows = self._connection.execute(
+                "SELECT id FROM vault.record WHERE trail = %s AND incarnation = %s AND id = ANY(%s)",
+                [trail, incarnation, list(ids)],
+            ).fetchall()
+        return {row[0] for row in rows}
+
+    def read_lines(self, begin: int, end: int) -> Iterator[bytes]:
+        """Yield the COPY lines (no newline) of leaves [begin, end), in leaf order."""
+        return copy_lines(
+            self._connection,
+            sql.SQL(
+                "SELECT {} FROM vault.record WHERE leaf_index >= {} AND leaf_index < {} ORDER BY leaf_index"
+            ).format(
+                sql.SQL(COLUMNS),
+                sql.Literal(begin),
+                sql.Literal(end),
+            ),
+            side=self._side,
+        )
+
+    def read_last_lines(self, trail: str, incarnation: int, below: int, limit: int) -> list[bytes]:
+        """Return the COPY lines of the last ``limit`` records of a trail whose leaf index is less than ``below``."""
+        query = sql.SQL(
+            "SELECT {} FROM vault.record WHERE trail = {} AND incarnation = {} AND leaf_index < {} "
+            "ORDER BY id DESC LIMIT {}",
+        ).format(
+            sql.SQL(COLUMNS),
+            sql.Literal(trail),
+            sql.Literal(incarnation),
+            sql.Literal(below),
+            sql.Literal(limit),
+        )
+        return list(copy_lines(self._connection, query, side=self._side))

@@ -1,0 +1,48 @@
+"""JSON of record parts, read and written without losing a digit.
+
+PostgreSQL's ``numeric`` has up to 131,072 digits, a float 15; and what the application stored is what a person has to
+see. So numbers stay the text they were.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from pgseal.errors import FormatError
+
+
+class Number(str):
+    """A JSON number, as it was written."""
+
+    __slots__ = ()
+
+
+def parse_part(text: str, *, source: str) -> dict[str, Any]:
+    """Return the JSON object in a part's text; numbers are ``Number``. Raises ``FormatError`` naming ``source``."""
+    try:
+        value = json.loads(text, parse_int=Number, parse_float=Number, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        # Not chained: the cause keeps the whole text.
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "too deep or not finite"
+        raise FormatError(
+            f"not the JSON of a record ({reason}); pgseal verify says what was changed", source=source
+        ) from None
+    if not isinstance(value, dict):
+        raise FormatError("expected a JSON object; pgseal verify says what was changed", source=source)
+    return cast("dict[str, Any]", value)
+
+
+def format_json(value: object) -> str:
+    """Return ``value`` as JSON in one line; a ``Number`` is written as it was read."""
+    if isinstance(value, Number):
+        return str(value)
+    if isinstance(value, Mapping):
+        members = cast("Mapping[str, object]", value).items()
+        return "{" + ",".join(f"{format_json(name)}:{format_json(inner)}" for name, inner in members) + "}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ",".join(map(format_json, cast("Sequence[object]", value))) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _refuse(constant: str) -> object:
+    raise ValueError(constant)

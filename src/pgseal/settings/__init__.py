@@ -25,9 +25,9 @@ the signing key nor a source's password; no message, ``repr`` or ``str`` shows o
 """
 
 from pgseal.settings.edit import add_source, edit_tables, write_new
-from pgseal.settings.load import DEFAULT_PATH, load
+from pgseal.settings.load import DEFAULT_PATH, find_path, load
 from pgseal.settings.model import VAULT_TRAIL, Masking, Settings, Source, TablePolicy, Vault
-from pgseal.settings.secret import Dsn, Secret, describe_dsn
+from pgseal.settings.secret import Dsn, Secret, describe_dsn, resolve_dsn
 
 __all__ = [
     "DEFAULT_PATH",
@@ -42,6 +42,8 @@ __all__ = [
     "add_source",
     "describe_dsn",
     "edit_tables",
+    "find_path",
     "load",
+    "resolve_dsn",
     "write_new",
 ]

@@ -103,7 +103,7 @@ def _new_source(name: str, dsn: str) -> Table:
 
 
 def _find_source_entry(path: Path, document: tomlkit.TOMLDocument, name: str) -> Table:
-    array: Any = document.get("source")
+    array = cast("dict[str, Any]", document).get("source")
     for entry in cast("list[Table]", array if isinstance(array, AoT) else []):
         if "name" in entry and entry["name"] == name:
             return entry

@@ -30,6 +30,11 @@ _OVERRIDES: dict[str, tuple[str | int, ...]] = {
 KeyPath: TypeAlias = tuple[str | int, ...]
 
 
+def find_path(environ: Mapping[str, str] | None = None) -> Path:
+    """Return where the configuration is unless said otherwise: ``PGSEAL_CONFIG``, or ``pgseal.toml`` here."""
+    return Path((os.environ if environ is None else environ).get("PGSEAL_CONFIG") or DEFAULT_PATH)
+
+
 def load(path: Path = DEFAULT_PATH, environ: Mapping[str, str] | None = None) -> Settings:
     """Return the settings in the file at ``path``, overridden by ``environ`` (default: this process's).
 

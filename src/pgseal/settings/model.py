@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias, cast
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from pgseal.core.checkpoint import check_origin
-from pgseal.core.keys import SignerKey, parse_signer_key
+from pgseal.core.keys import SignerKey, VerifierKey, parse_signer_key, parse_verifier_key
 from pgseal.errors import ConfigError, FormatError
 from pgseal.settings.secret import Dsn, Secret
 
@@ -97,17 +97,33 @@ class Settings(_Model):
 
     def read_signer(self) -> SignerKey:
         """Return the signing key; raises ``ConfigError`` if it is missing, unreadable, no key, or another origin's."""
-        text = self.key.reveal().strip()
         try:
-            signer = parse_signer_key(text, source=self.key.where)
+            signer = parse_signer_key(self.key.reveal().strip(), source=self.key.where)
         except FormatError as error:
-            raise ConfigError(f"{error}; the key of {self.origin!r} was made by pgseal init") from None
-        if signer.name != self.origin:
-            raise ConfigError(
-                f"{self.key.where}: expected the key of {self.origin!r}, got one of {signer.name!r}: "
-                "give this ledger's own key"
-            )
+            raise ConfigError(f"{error}; sealing needs the key that pgseal init made for {self.origin!r}") from None
+        self._check_key_name(signer.name)
         return signer
+
+    def read_verifier(self) -> VerifierKey:
+        """Return the key that checkpoints are verified with; for that, ``key`` may also name a verifier key.
+
+        Raises ``ConfigError`` as ``read_signer``.
+        """
+        text = self.key.reveal().strip()
+        if text.startswith("PRIVATE+"):
+            return self.read_signer().verifier
+        try:
+            verifier = parse_verifier_key(text, source=self.key.where)
+        except FormatError as error:
+            raise ConfigError(f"{error}; pgseal key show prints it where the log is sealed") from None
+        self._check_key_name(verifier.name)
+        return verifier
+
+    def _check_key_name(self, name: str) -> None:
+        if name != self.origin:
+            raise ConfigError(
+                f"{self.key.where}: expected the key of {self.origin!r}, got one of {name!r}: give its own key"
+            )
 
     def find_source(self, name: str | None = None) -> Source:
         """Return the source called ``name``, or the only one; raises ``ConfigError`` naming the choices."""

@@ -1,5 +1,6 @@
 """Secrets given as themselves, as ``env:NAME`` or ``file:PATH``; read when used, never shown."""
 
+import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -105,3 +106,11 @@ def _parse_dsn(dsn: str, where: str) -> dict[str, str]:
             f"{where}: not a connection string; expected postgresql://user@host:port/database or "
             "'host=… dbname=… user=…' (special characters in a password are percent-encoded)"
         ) from None
+
+
+def resolve_dsn(dsn: str, where: str, environ: Mapping[str, str] | None = None) -> str:
+    """Return the connection string that an option gives, itself or as ``env:NAME`` or ``file:PATH``.
+
+    Raises ``ConfigError`` naming ``where``.
+    """
+    return Dsn(dsn, where, Path.cwd(), dict(os.environ if environ is None else environ)).reveal()

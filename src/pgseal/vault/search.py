@@ -286,7 +286,7 @@ def _iter_matches(connection: Connection, filters: Filters, before: int | None, 
         before, batch = records[-1].leaf_index, _BATCH
 
 
-def _translate(filters: Filters) -> tuple[list[sql.Composable], dict[str, str]]:
+def _translate(filters: Filters) -> tuple[list[sql.SQL], dict[str, str]]:
     """Return conditions on ``vault.record AS r`` that every match fulfils, and their parameters."""
     values = {
         "trail": filters.trail,

@@ -1,0 +1,58 @@
+"""From an exception to the one line and the exit code that a person, or a script, gets.
+
+0 clean · 1 tampering or drift found · 2 usage or configuration · 3 unable to check. The three branches of
+``pgseal.errors`` are the three codes; what is not ours at all is a bug, and unable to check.
+"""
+
+import re
+from typing import Any
+
+from pgseal.errors import CaptureError, ConfigError, FormatError, PgsealError, TamperError
+
+FOUND, USAGE, UNABLE = 1, 2, 3
+INTERRUPTED = 130
+
+
+def describe_failure(error: Exception) -> tuple[str, int]:
+    """Return the message, one line without control characters, and the exit code."""
+    message, code = _describe(error)
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "�", " ".join(message.split())), code
+
+
+def kind_of(error: TamperError) -> str:
+    """Return the finding's kind: the class's name without ``Error``, in snake case."""
+    name = type(error).__name__.removesuffix("Error")
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def _describe(error: Exception) -> tuple[str, int]:
+    if isinstance(error, TamperError):
+        where = f" in the {error.where}" if error.where else ""
+        return f"{kind_of(error)}{where}: {error}; pgseal verify looks at everything", FOUND
+    if isinstance(error, ConfigError | CaptureError | FormatError):
+        return str(error), USAGE
+    if isinstance(error, PgsealError):
+        return str(error), UNABLE
+    usage: Any = getattr(error, "format_message", None)  # click's exceptions, which typer brings along
+    if usage is not None:
+        return _describe_usage(usage(), error), USAGE
+    if isinstance(error, UnicodeEncodeError):
+        return "an argument is not UTF-8; write it in the encoding of your terminal", USAGE
+    return _describe_foreign(error), UNABLE
+
+
+def _describe_foreign(error: Exception) -> str:
+    if isinstance(error, OSError):
+        name = f" {error.filename!r}" if error.filename else ""
+        return f"the operating system refuses{name} ({error.strerror or type(error).__name__})"
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    return (
+        f"unexpected error ({type(error).__name__}{': ' if first_line else ''}{first_line}); "
+        "please report it with what --debug shows"
+    )
+
+
+def _describe_usage(message: str, error: Exception) -> str:
+    context: Any = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "pgseal"
+    return f"{message[:1].lower()}{message[1:].rstrip('.')}; see {path} --help"

@@ -1,0 +1,47 @@
+"""Options that several commands have."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, TypeAlias
+
+import typer
+
+from pgseal.errors import ConfigError
+
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+InUtc: TypeAlias = Annotated[bool, typer.Option("--utc", help="Times in UTC instead of your own zone.")]
+SourceName: TypeAlias = Annotated[
+    str | None, typer.Option("--source", metavar="NAME", help="Which source, if several.")
+]
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def parse_when(text: str, option: str, *, utc: bool) -> str:
+    """Return a moment as PostgreSQL reads it.
+
+    ``text`` is an ISO date or time (in the reader's zone unless it names one), or how long ago: ``2h``.
+
+    Raises ``ConfigError`` naming ``option``.
+    """
+    ago = re.fullmatch(r"([0-9]{1,6})([smhdw])", text)
+    try:
+        if ago:
+            moment = datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        else:
+            moment = datetime.fromisoformat(text)
+            if moment.tzinfo is None:
+                moment = moment.replace(tzinfo=UTC) if utc else moment.astimezone()
+        return moment.astimezone(UTC).isoformat()
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(
+            f"{option}: expected a date, a time or how long ago (2026-11-23, '2026-11-23 09:14', 2h, 7d), got {text!r}"
+        ) from error
+
+
+def parse_record_name(text: str) -> tuple[str | None, int]:
+    """Return trail and id of ``[TRAIL/]ID``; raises ``ConfigError``."""
+    match = re.fullmatch(r"(?:([a-z0-9_-]{1,63})/)?#?([1-9][0-9]{0,18})", text)
+    if match is None or int(match[2]) >= 1 << 63:
+        raise ConfigError(f"expected a record as [TRAIL/]ID, such as clinic/9077, got {text!r}")
+    return match[1], int(match[2])

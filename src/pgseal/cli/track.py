@@ -1,0 +1,236 @@
+"""``pgseal track``: start auditing tables."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pgseal.cli.invocation import load_settings
+from pgseal.cli.options import AsJson, SourceName
+from pgseal.errors import CaptureError, ConfigError, PgsealError
+
+if TYPE_CHECKING:
+    from pgseal.postgres import Connection
+    from pgseal.settings import Settings, Source, TablePolicy
+    from pgseal.trail.catalog import Table
+
+EXAMPLE = "pgseal track public.patients --mask ssn=redact --exclude photo"
+
+
+def track(
+    context: typer.Context,
+    tables: Annotated[list[str], typer.Argument(metavar="TABLE...", help="Tables, or 'schema.*' for all of a schema.")],
+    *,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="[TABLE.]COL", help="Never record this column's values.")
+    ] = None,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[TABLE.]COL=HOW", help="Record this column's values changed: hash or redact."),
+    ] = None,
+    baseline: Annotated[
+        str, typer.Option(metavar="snapshot|none", help="Record the rows that stand now, or leave a recorded gap.")
+    ] = "snapshot",
+    no_baseline: Annotated[bool, typer.Option("--no-baseline", help="The same as --baseline none.")] = False,
+    source: SourceName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start auditing tables.
+
+    Adds them to pgseal.toml and begins to capture, with the rows that stand there now.
+    """
+    if baseline not in {"snapshot", "none"}:
+        raise ConfigError(f"--baseline: expected snapshot or none, got {baseline!r}")
+    settings = load_settings(context)
+    where = settings.find_source(source)
+
+    from pgseal.cli.output import print_json
+    from pgseal.postgres import connect
+
+    side = f"source {where.name!r}"
+    with closing(connect(where.admin_dsn.reveal(), side=side)) as connection:
+        chosen, skipped = _choose(connection, tables)
+        policies = make_policies(chosen, exclude or [], mask or [])
+        _check(connection, chosen, policies)
+    tracked = _apply(
+        settings, where, chosen, policies, baseline=baseline == "snapshot" and not no_baseline, quiet=as_json
+    )
+    if as_json:
+        documents = [
+            {"relation": table.relation, "exclude": policy.exclude, "mask": policy.mask, "baseline": rows}
+            for (table, policy), rows in zip(policies, tracked, strict=True)
+        ]
+        skips = [{"relation": relation, "reason": reason} for relation, reason in skipped]
+        print_json({"source": where.name, "tables": documents, "skipped": skips})
+    else:
+        _report(policies, tracked, skipped)
+
+
+def make_policies(
+    tables: "Sequence[Table]", exclude: Sequence[str], mask: Sequence[str]
+) -> "list[tuple[Table, TablePolicy]]":
+    """Return each table with what of it is left out or masked.
+
+    ``exclude`` has columns, ``mask`` columns with ``=hash`` or ``=redact``, as a person wrote them: alone, which means
+    every one of the tables that has it, or with the table in front. Raises ``ConfigError``.
+    """
+    from pydantic import ValidationError
+
+    from pgseal.settings import TablePolicy
+
+    excluded: dict[str, list[str]] = {}
+    masked: dict[str, dict[str, str]] = {}
+    for text in exclude:
+        for relation, column in _find_columns(tables, text, "--exclude"):
+            excluded.setdefault(relation, []).append(column)
+    for text in mask:
+        name, separator, how = text.rpartition("=")
+        if not separator or how not in {"hash", "redact"}:
+            raise ConfigError(f"--mask: expected COL=hash or COL=redact, got {text!r}")
+        for relation, column in _find_columns(tables, name, "--mask"):
+            masked.setdefault(relation, {})[column] = how
+    policies: list[tuple[Table, TablePolicy]] = []
+    for table in tables:
+        columns, masks = excluded.get(table.relation, []), masked.get(table.relation, {})
+        try:
+            policy = TablePolicy.model_validate({"exclude": columns, "mask": masks})
+        except ValidationError as error:
+            words = error.errors(include_url=False, include_input=False)[0]["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"{table.relation}: {words}") from None
+        policies.append((table, policy))
+    return policies
+
+
+def _find_columns(tables: "Sequence[Table]", text: str, option: str) -> list[tuple[str, str]]:
+    """Return (relation, column) for what ``text``, a column or ``table.column``, means among ``tables``."""
+    table_part, _, column_part = text.rpartition(".")
+    found = [
+        (table.relation, column)
+        for table in tables
+        for name in [{column.name for column in table.columns}]
+        for column in [text if text in name else column_part]
+        if column in name and (column == text or table_part in {table.name, table.relation})
+    ]
+    if not found:
+        names = ", ".join(table.relation for table in tables[:3]) + (", …" if len(tables) > 3 else "")  # noqa: PLR2004
+        columns = f"; it has {', '.join(column.name for column in tables[0].columns)}" if len(tables) == 1 else ""
+        raise ConfigError(f"{option}: no column {text!r} in {names}{columns}")
+    return found
+
+
+def _choose(connection: "Connection", texts: Sequence[str]) -> "tuple[list[Table], list[tuple[str, str]]]":
+    """Return the tables that ``texts`` name, and what a pattern matched that cannot or need not be tracked, with why.
+
+    A table named outright that cannot be tracked is an error.
+    """
+    from pgseal.trail.catalog import read_table, resolve_relations
+    from pgseal.trail.track import list_tracked
+
+    known = {tracked.relation for tracked in list_tracked(connection) if tracked.baseline != "pending"}
+    tables: dict[str, Table] = {}
+    skipped: dict[str, str] = {}
+    for text in texts:
+        for schema, name in resolve_relations(connection, text):
+            try:
+                table = read_table(connection, schema, name)
+                _refuse_tracked(table.relation, known)
+            except CaptureError as error:
+                if not text.endswith(".*"):
+                    raise
+                relation = f"{schema}.{name}"
+                skipped[relation] = str(error).removeprefix(relation).strip().split(";")[0]
+            else:
+                tables[table.relation] = table
+    return list(tables.values()), list(skipped.items())
+
+
+def _refuse_tracked(relation: str, known: set[str]) -> None:
+    if relation in known:
+        raise CaptureError(f"{relation} is already tracked; pgseal untrack it first to change how")
+
+
+def _check(
+    connection: "Connection", tables: "Sequence[Table]", policies: "Sequence[tuple[Table, TablePolicy]]"
+) -> None:
+    """Refuse before anything is changed what would be refused later."""
+    from pgseal.trail.track import TableRule, check_rule
+
+    del connection, tables
+    for table, policy in policies:
+        check_rule(table, TableRule(policy.exclude, policy.mask))
+
+
+def _apply(
+    settings: "Settings",
+    source: "Source",
+    tables: "Sequence[Table]",
+    policies: "Sequence[tuple[Table, TablePolicy]]",
+    *,
+    baseline: bool,
+    quiet: bool,
+) -> list[int | None]:
+    """Write the wish down, then fulfil it; returns the number of rows recorded of each table.
+
+    In this order, because a table that is in the file and not captured yet is mended by the same command again. What
+    could not be fulfilled is taken out of the file again.
+    """
+    from pgseal.cli.output import show_progress
+    from pgseal.settings import edit_tables
+    from pgseal.trail.track import TableRule
+    from pgseal.trail.track import track as track_table
+
+    side, dsn = f"source {source.name!r}", source.admin_dsn.reveal()
+    edit_tables(settings.path, source.name, {table.relation: policy for table, policy in policies})
+    rows: list[int | None] = []
+    try:
+        for table, policy in policies:
+            rule = TableRule(policy.exclude, policy.mask)
+            with show_progress(f"{table.relation}: recording the rows", quiet=quiet) as progress:
+                tracked = track_table(
+                    dsn, table.schema, table.name, rule, side=side, baseline=baseline, progress=progress
+                )
+            rows.append(tracked.rows if baseline else None)
+    except BaseException:
+        with suppress(PgsealError):
+            _forget_untracked(settings, source, [table.relation for table in tables])
+        raise
+    return rows
+
+
+def _forget_untracked(settings: "Settings", source: "Source", relations: Sequence[str]) -> None:
+    from pgseal.postgres import connect
+    from pgseal.settings import edit_tables
+    from pgseal.trail.track import list_tracked
+
+    with closing(connect(source.admin_dsn.reveal(), side=f"source {source.name!r}")) as connection:
+        tracked = {table.relation for table in list_tracked(connection)}
+    gone = [relation for relation in relations if relation not in tracked and relation not in source.tables]
+    edit_tables(settings.path, source.name, {}, gone)
+
+
+def _report(
+    policies: "Sequence[tuple[Table, TablePolicy]]", tracked: Sequence[int | None], skipped: Sequence[tuple[str, str]]
+) -> None:
+    from pgseal.cli.output import format_count, printable, say
+
+    names = [printable(table.relation) for table, _ in policies] + [printable(relation) for relation, _ in skipped]
+    width = max(map(len, names), default=0)
+    for name, (_, policy), rows in zip(names, policies, tracked, strict=False):
+        what = "no baseline: its history begins with the next change" if rows is None else format_count(rows, "row")
+        hidden = _describe_policy(policy.exclude, policy.mask)
+        say(f"  {name:<{width}}  ", ("track", "green"), f"   {what}{hidden and '   '}{printable(hidden)}")
+    for relation, reason in skipped:
+        say(f"  {printable(relation):<{width}}  skip    {printable(reason)}")
+    if policies:
+        say(("✓", "green"), f" {format_count(len(policies), 'table')} tracked")
+        say("  next: pgseal seal")
+    else:
+        say("nothing to track")
+
+
+def _describe_policy(exclude: Sequence[str], mask: Mapping[str, str]) -> str:
+    words = {"hash": "hashed", "redact": "redacted"}
+    return ", ".join(
+        [f"{column} left out" for column in exclude] + [f"{column} {words[how]}" for column, how in mask.items()]
+    )

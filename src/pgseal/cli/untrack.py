@@ -1,0 +1,57 @@
+"""``pgseal untrack``: stop auditing tables."""
+
+from contextlib import closing
+from typing import Annotated
+
+import typer
+
+from pgseal.cli.invocation import load_settings
+from pgseal.cli.options import AsJson, SourceName
+from pgseal.errors import ConfigError
+
+EXAMPLE = "pgseal untrack public.sessions"
+
+
+def untrack(
+    context: typer.Context,
+    tables: Annotated[list[str], typer.Argument(metavar="TABLE...", help="Tables, or 'schema.*' for all of a schema.")],
+    source: SourceName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Stop auditing tables.
+
+    What was recorded stays, and so does the record that it was stopped, and by whom.
+    """
+    settings = load_settings(context)
+    where = settings.find_source(source)
+
+    from pgseal.cli.output import print_json, printable, say
+    from pgseal.core.record import format_relation
+    from pgseal.postgres import connect
+    from pgseal.settings import edit_tables
+    from pgseal.trail.catalog import resolve_relations
+    from pgseal.trail.track import list_tracked
+    from pgseal.trail.track import untrack as untrack_table
+
+    side, dsn = f"source {where.name!r}", where.admin_dsn.reveal()
+    chosen: dict[str, tuple[str, str]] = {}
+    with closing(connect(dsn, side=side)) as connection:
+        known = {table.relation for table in list_tracked(connection)}
+        for text in tables:
+            for schema, name in resolve_relations(connection, text):
+                relation = format_relation(schema, name)
+                if relation in known:
+                    chosen[relation] = (schema, name)
+                elif not text.endswith(".*"):
+                    raise ConfigError(f"{relation} is not tracked; pgseal status lists the tables that are")
+    for relation, (schema, name) in chosen.items():
+        # First the file: the wish that a table be captured must not outlive a crash between the two.
+        edit_tables(settings.path, where.name, {}, [relation])
+        untrack_table(dsn, schema, name, side=side)
+    if as_json:
+        print_json({"source": where.name, "untracked": list(chosen)})
+        return
+    for relation in chosen:
+        say(f"  {printable(relation)}  no longer tracked; its records stay")
+    if not chosen:
+        say("nothing to untrack")

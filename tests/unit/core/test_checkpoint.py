@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -45,7 +46,7 @@ extensions = st.lists(st.text(st.characters(exclude_categories=["Cc", "Cs"]), mi
 
 
 @given(st.builds(Checkpoint, origin=origins, size=st.integers(0, 2**63 - 1), root=hashes, extensions=extensions))
-def test_checkpoints_read_back(checkpoint):
+def test_checkpoints_read_back(checkpoint: Checkpoint):
     assert parse_checkpoint(format_checkpoint(checkpoint)) == checkpoint
 
 
@@ -78,7 +79,7 @@ def test_checkpoints_read_back(checkpoint):
         "example.org/log\n5\n",
     ],
 )
-def test_other_texts_are_refused(text):
+def test_other_texts_are_refused(text: str):
     with pytest.raises(FormatError) as caught:
         parse_checkpoint(text, source="the text")
     assert caught.value.source == "the text"
@@ -97,25 +98,25 @@ def test_other_texts_are_refused(text):
         Checkpoint("a", 5, EMPTY_ROOT, ("\ud800",)),
     ],
 )
-def test_other_values_are_not_written(checkpoint):
+def test_other_values_are_not_written(checkpoint: Checkpoint):
     with pytest.raises(FormatError):
         format_checkpoint(checkpoint)
 
 
 @pytest.mark.parametrize("origin", ["a", "example.org/clinic", "é" * 127 + "a", "日本"])
-def test_origins(origin):
+def test_origins(origin: str):
     check_origin(origin)
 
 
 @pytest.mark.parametrize(
     "origin", ["", "a b", "a+b", "a\tb", "a\x7fb", "a\x85b", "a\N{NO-BREAK SPACE}b", "é" * 128, "\ud800"]
 )
-def test_other_origins_are_refused(origin):
+def test_other_origins_are_refused(origin: str):
     with pytest.raises(FormatError):
         check_origin(origin)
 
 
-def test_worked_example_opens_with_the_logs_key(vector):
+def test_worked_example_opens_with_the_logs_key(vector: Callable[[str], bytes]):
     example = json.loads(vector("record-v1.json"))
     key = parse_verifier_key(example["vkey"])
     opened = open_checkpoint(example["checkpoint"].encode(), [key], origin=example["origin"])
@@ -127,7 +128,7 @@ def test_a_witness_alone_does_not_speak_for_the_log():
     note = add_signatures(sign_note(TEXT, LOG), [cosign_note(TEXT, WITNESS, 7)])
     opened = open_checkpoint(note, [WITNESS.verifier, LOG.verifier])
     assert [signature.timestamp for signature in opened.signatures] == [None, 7]
-    with pytest.raises(SignatureError, match="of the log 'example.org/log' itself"):
+    with pytest.raises(SignatureError, match=r"of the log 'example\.org/log' itself"):
         open_checkpoint(note, [WITNESS.verifier])
 
 
@@ -164,6 +165,6 @@ def test_a_signed_text_that_is_no_checkpoint_is_a_format_error():
 
 
 @given(st.text(max_size=60))
-def test_arbitrary_text_is_refused(text):
+def test_arbitrary_text_is_refused(text: str):
     with pytest.raises(FormatError):
         parse_checkpoint(text)

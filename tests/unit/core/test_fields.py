@@ -22,13 +22,13 @@ from pgseal.errors import FormatError
         (253_402_300_799_999_999, "9999-12-31T23:59:59.999999Z"),
     ],
 )
-def test_times_of_known_moments(microseconds, text):
+def test_times_of_known_moments(microseconds: int, text: str):
     assert format_time(microseconds) == text
     assert parse_time(text) == microseconds
 
 
 @given(moments)
-def test_times_read_back_and_name_the_moment(microseconds):
+def test_times_read_back_and_name_the_moment(microseconds: int):
     text = format_time(microseconds)
     assert parse_time(text) == microseconds
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
@@ -36,7 +36,7 @@ def test_times_read_back_and_name_the_moment(microseconds):
 
 
 @pytest.mark.parametrize("microseconds", [-62_135_596_800_000_001, 253_402_300_800_000_000, 2**63, -(2**63)])
-def test_times_outside_four_digit_years_are_refused(microseconds):
+def test_times_outside_four_digit_years_are_refused(microseconds: int):
     with pytest.raises(FormatError, match="0001 to 9999"):
         format_time(microseconds)
 
@@ -61,7 +61,7 @@ def test_times_outside_four_digit_years_are_refused(microseconds):
         "",
     ],
 )
-def test_other_spellings_of_times_are_refused(text):
+def test_other_spellings_of_times_are_refused(text: str):
     with pytest.raises(FormatError):
         parse_time(text)
 
@@ -82,13 +82,13 @@ def test_other_spellings_of_times_are_refused(text):
         ('"', '"."', '"""".""".""' + '"'),
     ],
 )
-def test_relations_quote_what_is_not_bare(schema, name, text):
+def test_relations_quote_what_is_not_bare(schema: str, name: str, text: str):
     assert format_relation(schema, name) == text
     assert parse_relation(text) == (schema, name)
 
 
 @given(identifiers, identifiers)
-def test_relations_read_back(schema, name):
+def test_relations_read_back(schema: str, name: str):
     assert parse_relation(format_relation(schema, name)) == (schema, name)
 
 
@@ -114,19 +114,19 @@ def test_relations_read_back(schema, name):
         "",
     ],
 )
-def test_other_spellings_of_relations_are_refused(text):
+def test_other_spellings_of_relations_are_refused(text: str):
     with pytest.raises(FormatError):
         parse_relation(text)
 
 
 @pytest.mark.parametrize(("schema", "name"), [("", "t"), ("s", ""), ("s", "a\0b"), ("s", "\ud800")])
-def test_names_postgresql_cannot_hold_are_refused(schema, name):
+def test_names_postgresql_cannot_hold_are_refused(schema: str, name: str):
     with pytest.raises(FormatError):
         format_relation(schema, name)
 
 
 @given(st.text(max_size=30))
-def test_arbitrary_text_raises_nothing_but_format_error(text):
+def test_arbitrary_text_raises_nothing_but_format_error(text: str):
     for parse in (parse_time, parse_relation):
         with pytest.raises(FormatError):
             parse("?" + text)

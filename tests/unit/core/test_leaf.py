@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from hashlib import sha256
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -27,7 +28,7 @@ ENVELOPE = Envelope(
 )
 
 
-def _build(builder, envelope):
+def _build(builder: LeafBuilder, envelope: Envelope):
     template = builder.template(
         envelope.trail,
         envelope.incarnation,
@@ -50,7 +51,7 @@ def _build(builder, envelope):
 @example(replace(ENVELOPE, relation='public."%b%%d%"'))
 @example(replace(ENVELOPE, relation='public."100 % \x01\x1f\\""é😀\n"'))
 @example(replace(ENVELOPE, relation=None))
-def test_template_gives_the_bytes_of_format_envelope(envelope):
+def test_template_gives_the_bytes_of_format_envelope(envelope: Envelope):
     builder = LeafBuilder()
     assert _build(builder, envelope) == format_envelope(envelope)
     assert _build(builder, envelope) == format_envelope(envelope)  # now from the cache
@@ -90,7 +91,7 @@ def test_templates_of_different_kinds_are_not_confused():
         {"relation": 'public."' + "a" * MAX_LEAF_BYTES + '"'},
     ],
 )
-def test_templates_are_validated(change):
+def test_templates_are_validated(change: dict[str, Any]):
     with pytest.raises(FormatError):
         _build(LeafBuilder(), replace(ENVELOPE, **change))
 
@@ -106,7 +107,7 @@ def test_memory_is_bounded_and_starting_over_changes_nothing():
 
 
 @given(moments)
-def test_time_is_format_time(microseconds):
+def test_time_is_format_time(microseconds: int):
     builder = LeafBuilder()
     assert builder.time(microseconds) == format_time(microseconds).encode()
     assert (
@@ -116,7 +117,7 @@ def test_time_is_format_time(microseconds):
 
 
 @pytest.mark.parametrize("microseconds", [-62_135_596_800_000_001, 253_402_300_800_000_000])
-def test_time_outside_four_digit_years_is_refused(microseconds):
+def test_time_outside_four_digit_years_is_refused(microseconds: int):
     with pytest.raises(FormatError):
         LeafBuilder().time(microseconds)
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 
 import pytest
@@ -29,7 +30,7 @@ from pgseal.errors import ProofError
 LEAVES = leaves(300)
 
 
-def mth(hashes):
+def mth(hashes: list[bytes]):
     """RFC 6962 section 2.1, MTH, word for word, over leaf hashes."""
     if not hashes:
         return sha256(b"").digest()
@@ -41,7 +42,7 @@ def mth(hashes):
     return sha256(b"\x01" + mth(hashes[:k]) + mth(hashes[k:])).digest()
 
 
-def path(index, hashes):
+def path(index: int, hashes: list[bytes]):
     """RFC 6962 section 2.1.1, PATH, word for word."""
     if len(hashes) == 1:
         return []
@@ -53,7 +54,7 @@ def path(index, hashes):
     return [*path(index - k, hashes[k:]), mth(hashes[:k])]
 
 
-def subproof(old_size, hashes, known):
+def subproof(old_size: int, hashes: list[bytes], known: bool):
     """RFC 6962 section 2.1.2, SUBPROOF, word for word."""
     if old_size == len(hashes):
         return [] if known else [mth(hashes)]
@@ -65,7 +66,7 @@ def subproof(old_size, hashes, known):
     return [*subproof(old_size - k, hashes[k:], known=False), mth(hashes[:k])]
 
 
-def outside(begin, end, hashes, first=0):
+def outside(begin: int, end: int, hashes: list[bytes], first: int = 0):
     """FORMATS.md section 3: the hashes of the maximal sub-ranges wholly outside, left to right."""
     last = first + len(hashes)
     if last <= begin or first >= end:
@@ -78,7 +79,7 @@ def outside(begin, end, hashes, first=0):
     return outside(begin, end, hashes[:k], first) + outside(begin, end, hashes[k:], first + k)
 
 
-def read(coordinates):
+def read(coordinates: Sequence[tuple[int, int]]):
     hashes = []
     for level, index in coordinates:
         covered = LEAVES[index << level : (index + 1) << level]
@@ -95,7 +96,7 @@ growths = st.tuples(sizes, sizes).map(lambda pair: (min(pair), max(pair)))
 ranges = st.lists(st.integers(0, len(LEAVES)), min_size=3, max_size=3).map(sorted).filter(lambda cut: cut[0] < cut[1])
 
 
-def _mutations(proof):
+def _mutations(proof: list[bytes]):
     """Every way to drop, double, exchange or flip a hash of a proof, and to add one."""
     for position, hash_ in enumerate(proof):
         before, after = proof[:position], proof[position + 1 :]
@@ -154,12 +155,12 @@ def test_leaf_hashes_and_pairs_are_the_single_hashes():
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 4, 5, 7, 8, 9, 31, 32, 33, 255, 256, 257, 300])
-def test_tree_root_is_that_of_the_definition(size):
+def test_tree_root_is_that_of_the_definition(size: int):
     assert tree_root(LEAVES[:size]) == mth(LEAVES[:size])
 
 
 @given(st.lists(st.integers(0, 75), max_size=4))
-def test_compact_range_keeps_the_root_however_leaves_arrive(batches):
+def test_compact_range_keeps_the_root_however_leaves_arrive(batches: list[int]):
     extended, appended = CompactRange(), CompactRange()
     leaf_count = 0
     for batch in batches:
@@ -204,13 +205,13 @@ def test_compact_range_takes_whole_subtrees_where_they_fit():
 @pytest.mark.parametrize(
     ("size", "hashes"), [(1, []), (0, [bytes(32)]), (3, [bytes(32)]), (1, [bytes(31)]), (-1, []), (2**63, [bytes(32)])]
 )
-def test_compact_range_refuses_an_edge_that_does_not_fit_its_size(size, hashes):
+def test_compact_range_refuses_an_edge_that_does_not_fit_its_size(size: int, hashes: list[bytes]):
     with pytest.raises(ValueError, match="expected"):
         CompactRange(size, hashes)
 
 
 @given(indexes)
-def test_inclusion_proofs_follow_the_definition_and_are_accepted(leaf):
+def test_inclusion_proofs_follow_the_definition_and_are_accepted(leaf: tuple[int, int]):
     index, size = leaf
     proof = prove_inclusion(index, size, read)
     assert proof == path(index, LEAVES[:size])
@@ -218,7 +219,7 @@ def test_inclusion_proofs_follow_the_definition_and_are_accepted(leaf):
 
 
 @given(indexes)
-def test_inclusion_proofs_with_anything_changed_are_refused(leaf):
+def test_inclusion_proofs_with_anything_changed_are_refused(leaf: tuple[int, int]):
     index, size = leaf
     proof, root = prove_inclusion(index, size, read), mth(LEAVES[:size])
     for changed in _mutations(proof):
@@ -238,7 +239,7 @@ def test_inclusion_proofs_with_anything_changed_are_refused(leaf):
 
 
 @given(growths)
-def test_consistency_proofs_follow_the_definition_and_are_accepted(growth):
+def test_consistency_proofs_follow_the_definition_and_are_accepted(growth: tuple[int, int]):
     old_size, size = growth
     proof = prove_consistency(old_size, size, read)
     assert proof == subproof(old_size, LEAVES[:size], known=True)
@@ -246,7 +247,7 @@ def test_consistency_proofs_follow_the_definition_and_are_accepted(growth):
 
 
 @given(growths)
-def test_consistency_proofs_with_anything_changed_are_refused(growth):
+def test_consistency_proofs_with_anything_changed_are_refused(growth: tuple[int, int]):
     old_size, size = growth
     proof = prove_consistency(old_size, size, read)
     old_root, root = mth(LEAVES[:old_size]), mth(LEAVES[:size])
@@ -272,7 +273,7 @@ def test_consistency_from_an_empty_tree_is_refused():
 
 
 @given(ranges)
-def test_range_proofs_follow_the_definition_and_are_accepted(cut):
+def test_range_proofs_follow_the_definition_and_are_accepted(cut: list[int]):
     begin, end, size = cut
     proof = prove_range(begin, end, size, read)
     assert proof == outside(begin, end, LEAVES[:size])
@@ -280,7 +281,7 @@ def test_range_proofs_follow_the_definition_and_are_accepted(cut):
 
 
 @given(ranges)
-def test_range_proofs_with_anything_changed_are_refused(cut):
+def test_range_proofs_with_anything_changed_are_refused(cut: list[int]):
     begin, end, size = cut
     proof, root, inside = prove_range(begin, end, size, read), mth(LEAVES[:size]), LEAVES[begin:end]
     for changed in _mutations(proof):
@@ -315,7 +316,7 @@ def test_range_proofs_with_anything_changed_are_refused(cut):
 
 
 @pytest.mark.parametrize("size", range(1, 18))
-def test_every_range_of_small_trees_is_proved(size):
+def test_every_range_of_small_trees_is_proved(size: int):
     root = mth(LEAVES[:size])
     for begin in range(size):
         for end in range(begin + 1, size + 1):
@@ -362,7 +363,7 @@ def test_a_stream_of_too_many_leaves_is_not_read_to_its_end():
         lambda: prove_range(-1, 2, 5, read),
     ],
 )
-def test_proofs_of_what_is_not_there_cannot_be_asked_for(prove):
+def test_proofs_of_what_is_not_there_cannot_be_asked_for(prove: Callable[[], object]):
     with pytest.raises(ValueError, match="no "):
         prove()
 
@@ -370,7 +371,7 @@ def test_proofs_of_what_is_not_there_cannot_be_asked_for(prove):
 def test_a_proof_asks_for_its_hashes_in_one_call():
     calls = []
 
-    def counting(coordinates):
+    def counting(coordinates: Sequence[tuple[int, int]]):
         calls.append(coordinates)
         return read(coordinates)
 
@@ -383,7 +384,7 @@ def test_a_proof_asks_for_its_hashes_in_one_call():
 def test_proofs_reach_the_largest_trees():
     asked = []
 
-    def zeros(coordinates):
+    def zeros(coordinates: Sequence[tuple[int, int]]):
         asked.extend(coordinates)
         return [bytes(32)] * len(coordinates)
 
@@ -395,20 +396,20 @@ def test_proofs_reach_the_largest_trees():
         check_inclusion(proof, size - 1, bytes(32), size, bytes(32))
 
 
-# The one vector we answer otherwise on purpose: equal sizes and equal "roots", which are twelve letters. It would have them
-# accepted; here nothing passes for a hash that has not 32 bytes.
+# The one vector we answer otherwise on purpose: equal sizes and equal "roots", which are twelve letters. It would have
+# them accepted; here nothing passes for a hash that has not 32 bytes.
 NOT_HASHES = "consistency/additional/sizes-are-equal-one-and-proof-is-empty.json"
 
 
-def _proof_vectors(vector, name):
+def _proof_vectors(vector: Callable[[str], bytes], name: str):
     return [json.loads(line) for line in vector(f"merkle/{name}.jsonl").splitlines()]
 
 
-def _decode(text):
+def _decode(text: str):
     return base64.b64decode(text or "")
 
 
-def _verdict(check, *arguments):
+def _verdict(check: Callable[..., None], *arguments: object):
     try:
         check(*arguments)
     except ProofError:
@@ -416,7 +417,7 @@ def _verdict(check, *arguments):
     return False
 
 
-def test_published_inclusion_proofs(vector):
+def test_published_inclusion_proofs(vector: Callable[[str], bytes]):
     cases = _proof_vectors(vector, "inclusion")
     assert len(cases) == 98
     for case in cases:
@@ -425,7 +426,7 @@ def test_published_inclusion_proofs(vector):
         assert _verdict(check_inclusion, *arguments) is case["wantErr"], case["file"]
 
 
-def test_published_consistency_proofs(vector):
+def test_published_consistency_proofs(vector: Callable[[str], bytes]):
     cases = _proof_vectors(vector, "consistency")
     assert len(cases) == 98
     for case in cases:
@@ -435,12 +436,12 @@ def test_published_consistency_proofs(vector):
         assert _verdict(check_consistency, *arguments) is refused, case["file"]
 
 
-def test_proofs_of_the_worked_example(vector):
+def test_proofs_of_the_worked_example(vector: Callable[[str], bytes]):
     example = json.loads(vector("record-v1.json"))
     hashes = [_decode(record["leaf_hash"]) for record in example["records"]]
     root, size = _decode(example["root"]), len(hashes)
 
-    def reader(coordinates):
+    def reader(coordinates: Sequence[tuple[int, int]]):
         return [mth(hashes[index << level : (index + 1) << level]) for level, index in coordinates]
 
     assert hashes == leaf_hashes([record["leaf_data"].encode() for record in example["records"]])

@@ -4,6 +4,8 @@ import base64
 import json
 import pickle
 import traceback
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -48,7 +50,7 @@ LINE = NOTE.decode().removeprefix(TEXT + "\n")
 
 
 @pytest.fixture(scope="module")
-def example(vector):
+def example(vector: Callable[[str], bytes]):
     return json.loads(vector("record-v1.json"))
 
 
@@ -75,7 +77,7 @@ def test_keys_read_back_as_they_were_written():
         assert str(parse_verifier_key(vkey)) == vkey
 
 
-def test_worked_example_is_signed_and_cosigned(example):
+def test_worked_example_is_signed_and_cosigned(example: dict[str, Any]):
     signer = parse_signer_key(example["skey"])
     assert format_signer_key(signer) == example["skey"]
     assert format_verifier_key(signer.verifier) == example["vkey"]
@@ -93,7 +95,7 @@ def test_worked_example_is_signed_and_cosigned(example):
 
 
 @given(note_texts, st.lists(st.tuples(origins, seeds), min_size=1, max_size=4))
-def test_notes_open_with_what_signed_them(text, secrets):
+def test_notes_open_with_what_signed_them(text: str, secrets: list[tuple[str, bytes]]):
     signers = [generate_signer(name, seed) for name, seed in secrets]
     opened = open_note(sign_note(text, *signers), [signer.verifier for signer in signers])
     assert opened.text == text
@@ -101,7 +103,7 @@ def test_notes_open_with_what_signed_them(text, secrets):
 
 
 @given(origins, seeds, st.sampled_from(KeyType))
-def test_keys_read_back(name, seed, key_type):
+def test_keys_read_back(name: str, seed: bytes, key_type: KeyType):
     signer = generate_signer(name, seed, key_type)
     assert parse_verifier_key(format_verifier_key(signer.verifier)) == signer.verifier
     again = parse_signer_key(format_signer_key(signer))
@@ -109,7 +111,7 @@ def test_keys_read_back(name, seed, key_type):
 
 
 @given(st.integers(0, len(NOTE) - 1), st.integers(1, 255))
-def test_any_changed_byte_is_refused(position, flip):
+def test_any_changed_byte_is_refused(position: int, flip: int):
     changed = NOTE[:position] + bytes([NOTE[position] ^ flip]) + NOTE[position + 1 :]
     with pytest.raises((FormatError, SignatureError)):
         open_note(changed, [LOG.verifier])
@@ -168,7 +170,7 @@ def test_two_keys_of_one_name_and_id_are_refused():
 
 
 @pytest.mark.parametrize("length", [0, 63, 65, 72])
-def test_signatures_of_other_lengths_are_wrong(length):
+def test_signatures_of_other_lengths_are_wrong(length: int):
     line = f"— {LOG.name} {base64.b64encode(LOG.verifier.key_id + bytes(length)).decode()}\n"
     with pytest.raises((SignatureError, FormatError)):
         open_note(f"{TEXT}\n{line}".encode(), [LOG.verifier])
@@ -206,7 +208,7 @@ def test_signatures_of_other_lengths_are_wrong(length):
         b"a" * MAX_NOTE_BYTES + NOTE,
     ],
 )
-def test_what_is_not_a_note_is_a_format_error(note):
+def test_what_is_not_a_note_is_a_format_error(note: bytes):
     with pytest.raises(FormatError) as caught:
         open_note(note, [LOG.verifier], source="the checkpoint")
     assert caught.value.source == "the checkpoint"
@@ -230,7 +232,7 @@ def test_added_signatures_are_not_repeated():
 
 
 @pytest.mark.parametrize("text", ["", "no newline", "tab\t\n", "nul\x00\n", "cr\r\n", "\ud800\n"])
-def test_texts_that_cannot_be_a_notes_are_not_signed(text):
+def test_texts_that_cannot_be_a_notes_are_not_signed(text: str):
     with pytest.raises(FormatError):
         sign_note(text, LOG)
     with pytest.raises(FormatError):
@@ -252,14 +254,14 @@ def test_keys_sign_only_what_they_are_for():
 
 
 @pytest.mark.parametrize("timestamp", [0, 1_795_600_800, 2**63 - 1])
-def test_cosignatures_carry_their_time(timestamp):
+def test_cosignatures_carry_their_time(timestamp: int):
     note = add_signatures(NOTE, [cosign_note(TEXT, WITNESS, timestamp)])
     opened = open_note(note, [WITNESS.verifier])
     assert [signature.timestamp for signature in opened.signatures] == [timestamp]
 
 
 @pytest.mark.parametrize("timestamp", [-1, 2**63])
-def test_cosignatures_of_impossible_times_are_not_made(timestamp):
+def test_cosignatures_of_impossible_times_are_not_made(timestamp: int):
     with pytest.raises(FormatError, match="time"):
         cosign_note(TEXT, WITNESS, timestamp)
 
@@ -298,7 +300,7 @@ def test_cosignatures_with_another_time_body_or_of_the_far_future_are_wrong():
         "x" * 2000 + NEUMANN_VKEY,
     ],
 )
-def test_damaged_verifier_keys_are_refused(vkey):
+def test_damaged_verifier_keys_are_refused(vkey: str):
     with pytest.raises(FormatError):
         parse_verifier_key(vkey)
 
@@ -316,7 +318,7 @@ def test_damaged_verifier_keys_are_refused(vkey):
         " " + NEUMANN_SKEY,
     ],
 )
-def test_damaged_signer_keys_are_refused_without_showing_the_secret(skey):
+def test_damaged_signer_keys_are_refused_without_showing_the_secret(skey: str):
     with pytest.raises(FormatError) as caught:
         parse_signer_key(skey)
     report = "".join(traceback.format_exception(caught.value, chain=True))
@@ -345,25 +347,25 @@ def test_a_signer_key_does_not_show_its_seed():
 
 
 @pytest.mark.parametrize("seed", [b"", bytes(31), bytes(33)])
-def test_seeds_of_other_lengths_are_refused(seed):
+def test_seeds_of_other_lengths_are_refused(seed: bytes):
     with pytest.raises(FormatError, match="32 bytes"):
         generate_signer("name", seed)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a+b", "a\nb", "a\N{EM SPACE}b", "\ud800", "a\x00"])
-def test_names_that_cannot_name_a_key_are_refused(name):
+def test_names_that_cannot_name_a_key_are_refused(name: str):
     with pytest.raises(FormatError):
         generate_signer(name, bytes(32))
 
 
 @given(st.binary(max_size=200) | st.text("—  ab+\n=AB0/", max_size=60).map(str.encode))
-def test_arbitrary_bytes_are_refused(data):
+def test_arbitrary_bytes_are_refused(data: bytes):
     with pytest.raises((FormatError, TamperError)):
         open_note(data, [LOG.verifier])
 
 
 @given(st.text(max_size=60))
-def test_arbitrary_keys_are_refused(text):
+def test_arbitrary_keys_are_refused(text: str):
     for parse in (parse_verifier_key, parse_signer_key):
         with pytest.raises(FormatError):
             parse(text)

@@ -4,7 +4,9 @@ import base64
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -50,7 +52,7 @@ PROOF = InclusionProof(format_record_line(RECORD), 1, (SIBLING, NEXT), CHECKPOIN
 FILE = format_proof_file(PROOF)
 
 
-def _check(**change):
+def _check(**change: Any):
     return check_proof_file(format_proof_file(replace(PROOF, **change)), [LOG.verifier])
 
 
@@ -73,7 +75,7 @@ def test_record_is_proved():
     assert [signature.key for signature in checked.signatures] == [LOG.verifier]
 
 
-def test_worked_example_is_proved_record_by_record(vector):
+def test_worked_example_is_proved_record_by_record(vector: Callable[[str], bytes]):
     example = json.loads(vector("record-v1.json"))
     with zipfile.ZipFile(io.BytesIO(vector("pack-v1.zip"))) as pack:
         lines = pack.read("records.jsonl").splitlines()
@@ -94,7 +96,7 @@ def test_worked_example_is_proved_record_by_record(vector):
         checkpoint=st.just(CHECKPOINT),
     )
 )
-def test_files_read_back(proof):
+def test_files_read_back(proof: InclusionProof):
     assert parse_proof_file(format_proof_file(proof)) == proof
 
 
@@ -116,7 +118,7 @@ def test_another_key_does_not_prove_it():
         {"extra": format_record_line(replace(RECORD, envelope=replace(ENVELOPE, action="DELETE")))},
     ],
 )
-def test_records_that_are_not_in_the_log_are_not_proved(change):
+def test_records_that_are_not_in_the_log_are_not_proved(change: dict[str, Any]):
     with pytest.raises(ProofError):
         _check(**change)
 
@@ -169,7 +171,7 @@ def test_a_proof_without_a_record_or_with_two_indexes_proves_nothing():
         FILE + b"\n",
     ],
 )
-def test_other_files_are_refused(data):
+def test_other_files_are_refused(data: bytes):
     assert data != FILE
     with pytest.raises(FormatError):
         parse_proof_file(data)
@@ -185,20 +187,20 @@ def test_other_files_are_refused(data):
         {"checkpoint": b"no note"},
     ],
 )
-def test_other_values_are_not_written(change):
+def test_other_values_are_not_written(change: dict[str, Any]):
     with pytest.raises(FormatError):
         format_proof_file(replace(PROOF, **change))
 
 
 @given(st.integers(0, len(FILE) - 1), st.integers(1, 255))
-def test_any_changed_byte_is_refused(position, flip):
+def test_any_changed_byte_is_refused(position: int, flip: int):
     changed = FILE[:position] + bytes([FILE[position] ^ flip]) + FILE[position + 1 :]
     with pytest.raises((FormatError, TamperError)):
         check_proof_file(changed, [LOG.verifier])
 
 
 @given(st.binary(max_size=100))
-def test_arbitrary_bytes_are_refused(data):
+def test_arbitrary_bytes_are_refused(data: bytes):
     for prefix in (b"", b"c2sp.org/tlog-proof@v1\n"):
         with pytest.raises((FormatError, TamperError)):
             check_proof_file(prefix + data, [LOG.verifier])

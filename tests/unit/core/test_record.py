@@ -4,8 +4,10 @@ import base64
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
+from typing import Any
 
 import pytest
 import rfc8785
@@ -61,23 +63,23 @@ def _members():
     return json.loads(LEAF)
 
 
-def _dump(value):
+def _dump(value: Any):
     # Canonical for what these tests change, also where RFC 8785 itself refuses.
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 @pytest.fixture(scope="module")
-def example(vector):
+def example(vector: Callable[[str], bytes]):
     return json.loads(vector("record-v1.json"))
 
 
 @pytest.fixture(scope="module")
-def pack_lines(vector):
+def pack_lines(vector: Callable[[str], bytes]):
     with zipfile.ZipFile(io.BytesIO(vector("pack-v1.zip"))) as pack:
         return pack.read("records.jsonl").splitlines()
 
 
-def test_worked_example_is_reproduced_byte_for_byte(example):
+def test_worked_example_is_reproduced_byte_for_byte(example: dict[str, Any]):
     assert len(example["records"]) == 5
     for record in example["records"]:
         members = record["envelope"]
@@ -100,11 +102,11 @@ def test_worked_example_is_reproduced_byte_for_byte(example):
         assert leaf_hash(format_envelope(envelope)) == base64.b64decode(record["leaf_hash"])
 
 
-def _commit(part, disclosed):
+def _commit(part: Part, disclosed: dict[str, str]):
     return commit_part(part, base64.b64decode(disclosed["salt"]), disclosed["text"].encode())
 
 
-def test_lines_of_the_example_pack_parse_check_and_format_back(pack_lines, example):
+def test_lines_of_the_example_pack_parse_check_and_format_back(pack_lines: list[bytes], example: dict[str, Any]):
     assert len(pack_lines) == 5
     for index, data in enumerate(pack_lines):
         line = parse_record_line(data)
@@ -135,13 +137,13 @@ def test_commitment_is_the_hash_of_domain_part_salt_and_text():
 
 
 @pytest.mark.parametrize("length", [0, 31, 33, 64])
-def test_commitment_refuses_salts_of_other_lengths(length):
+def test_commitment_refuses_salts_of_other_lengths(length: int):
     with pytest.raises(FormatError, match="salt of 32 bytes"):
         commit_part(Part.DATA, bytes(length), b"{}")
 
 
 @given(envelopes)
-def test_envelope_reads_back_and_is_canonical(envelope):
+def test_envelope_reads_back_and_is_canonical(envelope: Envelope):
     leaf_data = format_envelope(envelope)
     assert parse_envelope(leaf_data) == envelope
     assert rfc8785.dumps(json.loads(leaf_data)) == leaf_data
@@ -176,7 +178,7 @@ def test_envelope_reads_back_and_is_canonical(envelope):
         {"data_commitment": bytes(33)},
     ],
 )
-def test_envelopes_that_break_a_rule_are_refused(change):
+def test_envelopes_that_break_a_rule_are_refused(change: dict[str, Any]):
     with pytest.raises(FormatError):
         format_envelope(replace(ENVELOPE, **change))
 
@@ -217,13 +219,13 @@ def test_envelopes_that_break_a_rule_are_refused(change):
         {"extra": 1},
     ],
 )
-def test_leaves_that_break_a_rule_are_refused_though_canonical(change):
+def test_leaves_that_break_a_rule_are_refused_though_canonical(change: dict[str, Any]):
     with pytest.raises(FormatError):
         parse_envelope(_dump(_members() | change))
 
 
 @pytest.mark.parametrize("name", list(_members()))
-def test_leaves_without_a_member_are_refused(name):
+def test_leaves_without_a_member_are_refused(name: str):
     members = _members()
     del members[name]
     with pytest.raises(FormatError, match=name):
@@ -248,7 +250,7 @@ def test_leaves_without_a_member_are_refused(name):
         b"",
     ],
 )
-def test_other_bytes_of_the_same_envelope_are_refused(leaf_data):
+def test_other_bytes_of_the_same_envelope_are_refused(leaf_data: bytes):
     assert leaf_data != LEAF
     with pytest.raises(FormatError) as caught:
         parse_envelope(leaf_data, source="entry 7")
@@ -265,7 +267,7 @@ def test_refusals_say_what_is_wrong():
 
 
 @given(st.integers(0, len(LEAF) - 1), st.integers(1, 255))
-def test_a_leaf_with_one_byte_changed_is_refused_or_another_record(position, flip):
+def test_a_leaf_with_one_byte_changed_is_refused_or_another_record(position: int, flip: int):
     changed = LEAF[:position] + bytes([LEAF[position] ^ flip]) + LEAF[position + 1 :]
     try:
         envelope = parse_envelope(changed)
@@ -276,7 +278,7 @@ def test_a_leaf_with_one_byte_changed_is_refused_or_another_record(position, fli
 
 
 @given(record_lines)
-def test_record_line_reads_back_and_is_canonical(line):
+def test_record_line_reads_back_and_is_canonical(line: RecordLine):
     data = format_record_line(line)
     assert parse_record_line(data) == line
     assert rfc8785.dumps(json.loads(data)) == data
@@ -297,7 +299,7 @@ def test_disclosed_parts_that_match_are_accepted():
         {"actor": LINE.data, "data": LINE.actor},
     ],
 )
-def test_disclosed_parts_that_were_changed_name_the_record(change):
+def test_disclosed_parts_that_were_changed_name_the_record(change: dict[str, Any]):
     with pytest.raises(AlteredRecordError) as caught:
         check_record_line(replace(LINE, **change))
     assert (caught.value.trail, caught.value.record_id, caught.value.leaf_index) == ("clinic", 42, 7)
@@ -329,7 +331,7 @@ def test_disclosed_parts_that_were_changed_name_the_record(change):
         {"more": 1},
     ],
 )
-def test_record_lines_that_break_a_rule_are_refused_though_canonical(change):
+def test_record_lines_that_break_a_rule_are_refused_though_canonical(change: dict[str, Any]):
     line = json.loads(format_record_line(LINE)) | change
     with pytest.raises(FormatError):
         parse_record_line(_dump(line))
@@ -356,7 +358,7 @@ def test_parts_that_are_not_utf8_cannot_be_written():
 
 
 @given(st.binary(max_size=100))
-def test_arbitrary_bytes_raise_format_error(data):
+def test_arbitrary_bytes_raise_format_error(data: bytes):
     for parse in (parse_envelope, parse_record_line):
         with pytest.raises(FormatError):
             parse(data)

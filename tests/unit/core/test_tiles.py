@@ -1,5 +1,7 @@
 """Tiles: paths, which exist, which are new, hashes served from them, entry bundles."""
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -63,7 +65,7 @@ def tile_contents():
         (Tile(0, 2**55 - 1, 255), "tile/0/x036/x028/x797/x018/x963/967.p/255"),
     ],
 )
-def test_tile_paths(tile, path):
+def test_tile_paths(tile: Tile, path: str):
     assert tile_path(tile) == path
     assert parse_tile_path(path) == tile
 
@@ -76,7 +78,7 @@ def test_entries_paths():
 
 
 @given(st.integers(0, 63), st.integers(0, 2**55 - 1), st.integers(1, 256))
-def test_paths_read_back(level, index, width):
+def test_paths_read_back(level: int, index: int, width: int):
     assert parse_tile_path(tile_path(Tile(level, index, width))) == Tile(level, index, width)
     assert parse_entries_path(entries_path(index, width)) == (index, width)
 
@@ -109,13 +111,13 @@ def test_paths_read_back(level, index, width):
         "",
     ],
 )
-def test_other_paths_are_refused(path):
+def test_other_paths_are_refused(path: str):
     with pytest.raises(FormatError):
         parse_tile_path(path)
 
 
 @pytest.mark.parametrize("path", ["tile/0/000", "tile/entries/x000/001", "tile/entries/000.p/256", "tile/entries/0"])
-def test_other_entries_paths_are_refused(path):
+def test_other_entries_paths_are_refused(path: str):
     with pytest.raises(FormatError):
         parse_entries_path(path)
 
@@ -123,7 +125,7 @@ def test_other_entries_paths_are_refused(path):
 @pytest.mark.parametrize(
     "tile", [Tile(-1, 0), Tile(64, 0), Tile(0, -1), Tile(0, 2**55), Tile(0, 0, 0), Tile(0, 0, 257)]
 )
-def test_tiles_that_cannot_exist_have_no_path(tile):
+def test_tiles_that_cannot_exist_have_no_path(tile: Tile):
     with pytest.raises(ValueError, match="tile"):
         tile_path(tile)
 
@@ -146,14 +148,14 @@ def test_tiles_of_small_trees():
 
 
 @given(st.integers(0, 70_000), st.integers(0, 70_000))
-def test_new_tiles_are_those_the_old_tree_has_not(one, other):
+def test_new_tiles_are_those_the_old_tree_has_not(one: int, other: int):
     old_size, size = sorted((one, other))
     old = set(tiles_of(old_size))
     assert list(new_tiles(old_size, size)) == [tile for tile in tiles_of(size) if tile not in old]
 
 
 @pytest.mark.parametrize(("old_size", "size"), [(5, 4), (-1, 4), (0, 2**63)])
-def test_logs_that_shrink_have_no_new_tiles(old_size, size):
+def test_logs_that_shrink_have_no_new_tiles(old_size: int, size: int):
     with pytest.raises(ValueError, match="cannot grow"):
         new_tiles(old_size, size)
 
@@ -168,7 +170,7 @@ def test_hashes_between_tile_levels_are_located_in_the_tile_below():
 
 
 @pytest.mark.parametrize("coordinate", [(0, 70_000), (16, 1), (17, 0), (4, 4375), (-1, 0), (0, -1)])
-def test_hashes_the_tree_has_not_cannot_be_located(coordinate):
+def test_hashes_the_tree_has_not_cannot_be_located(coordinate: tuple[int, int]):
     with pytest.raises(ValueError, match="no full subtree"):
         locate_hash(coordinate, 70_000)
 
@@ -181,18 +183,18 @@ def test_tile_at_is_as_wide_as_the_tree_has_it():
             tile_at(level, index, 70_000)
 
 
-def test_tiles_of_the_tree_are_those_that_exist(tile_contents):
+def test_tiles_of_the_tree_are_those_that_exist(tile_contents: dict[Tile, bytes]):
     assert set(tile_contents) == set(tiles_of(70_000))
 
 
 @settings(max_examples=15)
 @given(st.lists(st.integers(0, 70_000), min_size=2, max_size=2, unique=True).map(sorted))
-def test_proofs_served_from_tiles_are_accepted(tile_contents, bounds):
+def test_proofs_served_from_tiles_are_accepted(tile_contents: dict[Tile, bytes], bounds: list[int]):
     begin, end = bounds
     size, root = 70_000, ROOT
     asked = []
 
-    def read_tiles(tiles):
+    def read_tiles(tiles: Sequence[Tile]):
         asked.append(len(tiles))
         assert len(set(tiles)) == len(tiles)
         return [tile_contents[tile] for tile in tiles]
@@ -213,7 +215,7 @@ def test_a_full_tile_serves_where_a_partial_one_was():
 
 def test_tiles_that_are_too_short_or_not_whole_are_refused():
     for content in (format_tile(LEAVES[:99]), format_tile(LEAVES[:100])[:-1], b"", format_tile(LEAVES[:256]) * 2):
-        with pytest.raises(FormatError, match="tile/0/000.p/100"):
+        with pytest.raises(FormatError, match=r"tile/0/000\.p/100"):
             hash_reader(100, lambda tiles, content=content: [content for _ in tiles])([(0, 99)])
 
 
@@ -224,7 +226,7 @@ def test_parent_hash_is_the_root_of_a_full_tile():
 
 
 @given(st.lists(hashes, min_size=1, max_size=256))
-def test_tiles_read_back(content):
+def test_tiles_read_back(content: list[bytes]):
     data = format_tile(content)
     assert len(data) == 32 * len(content)
     assert parse_tile(data, source="tile", width=len(content)) == content
@@ -248,7 +250,7 @@ def test_entry_bundles_have_16_bit_lengths():
 
 
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=256))
-def test_entry_bundles_read_back_only_whole(entries):
+def test_entry_bundles_read_back_only_whole(entries: list[bytes]):
     data = format_entries(entries)
     assert parse_entries(data, len(entries), source="bundle") == entries
     for damaged, count in (
@@ -268,7 +270,7 @@ def test_bundles_that_cannot_exist_are_refused():
 
 
 @given(st.binary(max_size=40), st.integers(0, 5))
-def test_arbitrary_bytes_are_a_bundle_or_a_format_error(data, count):
+def test_arbitrary_bytes_are_a_bundle_or_a_format_error(data: bytes, count: int):
     try:
         entries = parse_entries(data, count, source="bundle")
     except FormatError:

@@ -146,6 +146,14 @@ def _utf16(name: str) -> bytes:
     return name.encode("utf-16-be", "surrogatepass")
 
 
+def parse_canonical_string(quoted: str, *, source: str) -> str:
+    """Return the string whose canonical JSON text is ``quoted``, quotes included; raises ``FormatError``."""
+    value = parse_json(quoted.encode("utf-8"), source=source, max_bytes=4 * len(quoted), max_depth=len(quoted))
+    if not isinstance(value, str) or _encode_string(value) != quoted:
+        raise FormatError(f"string is not in canonical form (RFC 8785): {shorten(quoted)}", source=source)
+    return value
+
+
 class _RefusedError(ValueError):
     """A hook of the standard parser met something this parser refuses."""
 

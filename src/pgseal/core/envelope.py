@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from pgseal.core.canonical import MAX_SAFE_INTEGER, JsonValue, encode_canonical, parse_json
+from pgseal.core.canonical import MAX_SAFE_INTEGER, JsonValue, encode_canonical, parse_canonical_string, parse_json
 from pgseal.core.encoding import shorten
 from pgseal.core.fields import parse_relation, parse_time
 from pgseal.errors import FormatError
@@ -198,9 +198,7 @@ def parse_envelope(leaf_data: bytes, *, source: str = "leaf") -> Envelope:
 
 @lru_cache(maxsize=256)  # a ledger names few relations; the bound is for hostile ones
 def _parse_quoted_relation(quoted: str, source: str) -> str:
-    relation = parse_json(quoted.encode(), source=source, max_bytes=MAX_LEAF_BYTES, max_depth=0)
-    if not isinstance(relation, str) or encode_canonical(relation).decode("utf-8") != quoted:
-        raise FormatError(f"relation is not in canonical form (RFC 8785): {shorten(quoted)}", source=source)
+    relation = parse_canonical_string(quoted, source=source)
     parse_relation(relation, source=source)
     return relation
 

@@ -12,13 +12,14 @@ The envelope itself lives in ``pgseal.core.envelope``, times and names in ``pgse
 here, so that this module is the one to import.
 """
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from hashlib import sha256
 from hmac import compare_digest
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
-from pgseal.core.canonical import MAX_SAFE_INTEGER, JsonValue, encode_canonical, parse_json
+from pgseal.core.canonical import MAX_SAFE_INTEGER, JsonValue, encode_canonical, parse_canonical_string, parse_json
 from pgseal.core.encoding import format_base64, parse_base64, shorten
 from pgseal.core.envelope import (
     CATEGORIES,
@@ -162,17 +163,57 @@ def parse_record_line(line: bytes, *, source: str = "record line", max_bytes: in
 
     Strict: exactly the members, and canonical bytes. Raises ``FormatError``. Follow with ``check_record_line``.
     """
-    value = parse_json(line, source=source, max_bytes=max_bytes, max_depth=_LINE_DEPTH)
-    members = require_members(value, ("actor", "data", "envelope", "index"), source)
-    parsed = RecordLine(
-        actor=_parse_part(members["actor"], source),
-        data=_parse_part(members["data"], source),
-        envelope=envelope_from_json(members["envelope"], source=source),
-        index=_check_index(members["index"], source),
+    if len(line) > max_bytes:
+        raise FormatError(f"expected at most {max_bytes} bytes, got {len(line)}", source=source)
+    try:
+        match = _LINE.fullmatch(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise FormatError("invalid UTF-8", source=source, offset=error.start) from error
+    if match is None:
+        raise _explain(line, source)
+    return RecordLine(
+        actor=_matched_part(match["actor_erased"], match["actor_salt"], match["actor_text"], source),
+        data=_matched_part(match["data_erased"], match["data_salt"], match["data_text"], source),
+        envelope=parse_envelope(match["envelope"].encode("utf-8"), source=source),
+        index=_check_index(int(match["index"]), source),
     )
-    if format_record_line(parsed) != line:
-        raise FormatError("not in canonical form (RFC 8785)", source=source)
-    return parsed
+
+
+# As for leaves, canonical bytes have one spelling; a regular expression finds the pieces several times as fast as JSON.
+_LINE_PART = (
+    r'\{{"erased":(?P<{0}_erased>0|[1-9][0-9]{{0,15}})\}}'
+    r'|\{{"salt":"(?P<{0}_salt>[A-Za-z0-9+/]{{43}}=)","text":(?P<{0}_text>"[^"\\]*+(?:\\.[^"\\]*+)*+")\}}'
+    r'|\{{"withheld":true\}}'
+)
+_LINE = re.compile(
+    rf'\{{"actor":(?:{_LINE_PART.format("actor")}),"data":(?:{_LINE_PART.format("data")}),'
+    r'"envelope":(?P<envelope>\{.*\}),"index":(?P<index>0|[1-9][0-9]{0,15})\}'
+)
+
+
+def _matched_part(erased: str | None, salt: str | None, text: str | None, source: str) -> LinePart:
+    if erased is not None:
+        return ErasedPart(_check_index(int(erased), source))
+    if salt is None or text is None:
+        return WithheldPart()
+    return DisclosedPart(
+        parse_base64(salt, source=source, length=SALT_BYTES),
+        parse_canonical_string(text, source=source).encode("utf-8"),
+    )
+
+
+def _explain(line: bytes, source: str) -> FormatError:
+    """Return why ``line``, which the grammar refused, is not a record line."""
+    try:
+        value = parse_json(line, source=source, max_bytes=len(line), max_depth=_LINE_DEPTH)
+        members = require_members(value, ("actor", "data", "envelope", "index"), source)
+        _check_part(members["actor"], source)
+        _check_part(members["data"], source)
+        envelope_from_json(members["envelope"], source=source)
+        _check_index(members["index"], source)
+    except FormatError as error:
+        return error
+    return FormatError("not in canonical form (RFC 8785)", source=source)
 
 
 def _format_part(part: LinePart) -> bytes:
@@ -189,16 +230,18 @@ def _format_part(part: LinePart) -> bytes:
     return b'{"salt":"%b","text":%b}' % (format_base64(part.salt).encode("ascii"), encode_canonical(text))
 
 
-def _parse_part(value: JsonValue, source: str) -> LinePart:
-    if value == {"withheld": True} and cast("dict[str, object]", value)["withheld"] is True:
-        return WithheldPart()
-    if isinstance(value, dict) and "erased" in value:
-        return ErasedPart(_check_index(require_members(value, ("erased",), source)["erased"], source))
-    members = require_members(value, ("salt", "text"), source)
-    salt, text = members["salt"], members["text"]
-    if not isinstance(salt, str) or not isinstance(text, str):
-        raise FormatError("expected salt and text of a part to be strings", source=source)
-    return DisclosedPart(parse_base64(salt, source=source, length=SALT_BYTES), text.encode("utf-8"))
+def _check_part(value: JsonValue, source: str) -> None:
+    if isinstance(value, dict) and "withheld" in value:
+        if require_members(value, ("withheld",), source)["withheld"] is not True:
+            raise FormatError("expected withheld to be true", source=source)
+    elif isinstance(value, dict) and "erased" in value:
+        _check_index(require_members(value, ("erased",), source)["erased"], source)
+    else:
+        members = require_members(value, ("salt", "text"), source)
+        salt, text = members["salt"], members["text"]
+        if not isinstance(salt, str) or not isinstance(text, str):
+            raise FormatError("expected salt and text of a part to be strings", source=source)
+        parse_base64(salt, source=source, length=SALT_BYTES)
 
 
 def _check_index(value: JsonValue, source: str) -> int:

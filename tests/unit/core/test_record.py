@@ -345,6 +345,33 @@ def test_record_lines_in_other_bytes_are_refused():
             parse_record_line(other)
 
 
+def test_refused_record_lines_say_what_is_wrong():
+    line = json.loads(format_record_line(LINE))
+    for change, words in (
+        ({"more": 1}, "unknown \\['more'\\]"),
+        ({"actor": {"withheld": False}}, "withheld to be true"),
+        ({"data": {"salt": "AAAA", "text": "{}"}}, "base64 of 32 bytes"),
+        ({"index": -1}, "leaf index"),
+        ({"envelope": line["envelope"] | {"v": 2}}, "newer pgseal"),
+    ):
+        with pytest.raises(FormatError, match=words):
+            parse_record_line(_dump(line | change))
+    with pytest.raises(FormatError, match="canonical"):
+        parse_record_line(json.dumps(line).encode())
+
+
+@given(st.integers(0, len(format_record_line(LINE)) - 1), st.integers(1, 255))
+def test_a_record_line_with_one_byte_changed_is_refused_or_another_line(position: int, flip: int):
+    data = format_record_line(LINE)
+    changed = data[:position] + bytes([data[position] ^ flip]) + data[position + 1 :]
+    try:
+        line = parse_record_line(changed)
+    except FormatError:
+        return
+    assert line != LINE
+    assert format_record_line(line) == changed
+
+
 def test_record_lines_are_bounded():
     data = format_record_line(LINE)
     assert parse_record_line(data, max_bytes=len(data)) == LINE

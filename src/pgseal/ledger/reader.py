@@ -68,7 +68,7 @@ class LedgerReader:
         return next(self.read_entries(leaf_index, leaf_index + 1, tree_size))[0]
 
     def _read_entries(self, begin: int, end: int, tree_size: int) -> Iterator[list[bytes]]:
-        for index in range(begin // TILE_WIDTH, -(-end // TILE_WIDTH)):
+        for index in range(begin // TILE_WIDTH, -(-end // TILE_WIDTH) if begin < end else 0):
             start = index * TILE_WIDTH
             entries = self._read_bundle(index, tile_at(0, index, tree_size).width)
             yield entries[max(begin - start, 0) : end - start]

@@ -6,6 +6,7 @@ from pgseal.postgres.connection import (
     ServerIdentity,
     connect,
     copy_lines,
+    copy_messages,
     read_identity,
     translated_errors,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "ServerIdentity",
     "connect",
     "copy_lines",
+    "copy_messages",
     "install_schema",
     "read_identity",
     "read_version",

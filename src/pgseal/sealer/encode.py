@@ -13,7 +13,7 @@ from pgseal.copytext import escape, format_time, unescape
 from pgseal.core.leaf import ACTOR_PREFIX, DATA_PREFIX
 from pgseal.core.record import SALT_BYTES
 from pgseal.errors import FormatError
-from pgseal.trail.rows import HeadCache
+from pgseal.trail.rows import Head, HeadCache
 
 _LINES_AT_ONCE = 256
 _SALTS = 2 * SALT_BYTES
@@ -75,10 +75,11 @@ class ChunkEncoder:
             try:
                 found = heads(rest[: rest.rindex(b"\t")])
                 time = format_time(stamp)
-                _check_id(record_id, seen)
+                _check_row(record_id, found, seen)
             except FormatError as error:
                 chunk.malformed.append(MalformedRow(record_id.decode(), sha256(line).hexdigest(), str(error)))
                 continue
+            assert found.template is not None  # noqa: S101  _check_row
             copied = rest[rest.rindex(b"\t") + 1 :]
             salts = os.urandom(_SALTS)
             actor_hex = sha256(ACTOR_PREFIX + salts[:SALT_BYTES] + found.actor).hexdigest().encode()
@@ -99,12 +100,12 @@ class ChunkEncoder:
         return chunk
 
 
-def _check_id(record_id: bytes, seen: set[int] | None) -> None:
+def _check_row(record_id: bytes, head: Head, seen: set[int] | None) -> None:
+    if head.template is None:
+        raise FormatError(head.problem)
     if record_id[:1] in b"-0":
-        raise FormatError(f"expected an id of at least 1, got {record_id.decode()}", source="trail row")
+        raise FormatError(f"expected an id of at least 1, got {record_id.decode()}")
     if seen is not None:
         if int(record_id) in seen:
-            raise FormatError(
-                f"id {record_id.decode()} is taken by a record that is sealed already", source="trail row"
-            )
+            raise FormatError(f"id {record_id.decode()} is taken by a record that is sealed already")
         seen.add(int(record_id))

@@ -32,14 +32,14 @@ from pgseal.ledger.adopt import prepare_directory
 from pgseal.ledger.reader import LedgerReader
 from pgseal.ledger.store import DirectoryStore, MissingObjectError
 from pgseal.ledger.writer import LedgerWriter
-from pgseal.postgres import ServerIdentity, connect, read_version
+from pgseal.postgres import connect, read_version
 from pgseal.sealer.encode import ChunkEncoder, EncodedChunk, MalformedRow
 from pgseal.sealer.startup import check_last_rows, check_vault_size, read_pending
 from pgseal.sealer.state import SealerState
-from pgseal.sealer.trails import SEALER_ROLE, TrailAddress, trail_addresses
+from pgseal.sealer.trails import SEALER_ROLE, TrailAddress, read_state, to_row, trail_addresses
 from pgseal.settings import Settings
 from pgseal.trail.feed import FeedState, PollFeed
-from pgseal.vault.store import FeedRow, VaultStore
+from pgseal.vault.store import VaultStore
 
 #: Records in one vault transaction: what a crash makes the sealer do again, and what it holds in memory.
 CHUNK_ROWS = 16_384
@@ -166,8 +166,7 @@ class Sealer:
     def _connect_trail(self, address: TrailAddress) -> None:
         connection = self._stack.enter_context(closing(address.connect()))
         feed = PollFeed(connection, side=address.side)
-        kept = self._vault.read_feed(address.name)
-        state = _to_state(kept) if kept else FeedState(address.name)
+        state = read_state(self._vault, address.name)
         feed.check_restart(state)
         self._feeds[address.name] = feed
         self._states[address.name] = state
@@ -220,7 +219,7 @@ class Sealer:
             after = replace(begun, position=max(begun.position, chunk.last_id))
             if chunk.rows < CHUNK_ROWS:
                 after = feed.finish(after)
-            self._vault.write_feed(_to_row(after))
+            self._vault.write_feed(to_row(after))
         return chunk, after
 
     def _record_malformed(self, begun: FeedState, row: MalformedRow) -> None:
@@ -266,23 +265,3 @@ def run(settings: Settings, stop: Event, report: Callable[[str], None]) -> None:
             waiting = True
             stop.wait(pause)
             pause = min(pause * 2, _MAX_PAUSE_SECONDS)
-
-
-def _to_state(row: FeedRow) -> FeedState:
-    identity = None
-    if row.system_identifier is not None and row.timeline is not None:
-        identity = ServerIdentity(row.system_identifier, row.timeline)
-    flat = list(row.floors)
-    return FeedState(
-        row.trail, row.incarnation, row.snapshot, row.pending, row.position,
-        tuple(zip(flat[::2], flat[1::2], strict=True)), row.pending_last_id, identity, row.flush_lsn,
-    )  # fmt: skip
-
-
-def _to_row(state: FeedState) -> FeedRow:
-    identity = state.identity
-    return FeedRow(
-        state.trail, state.incarnation, state.snapshot, state.pending, state.position,
-        [number for pair in state.floors for number in pair], state.pending_last_id,
-        identity.system_identifier if identity else None, identity.timeline if identity else None, state.flush_lsn,
-    )  # fmt: skip

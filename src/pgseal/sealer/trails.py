@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 from pgseal.errors import ConfigError
-from pgseal.postgres import Connection, connect, read_version
+from pgseal.postgres import Connection, ServerIdentity, connect, read_version
 from pgseal.settings import Settings
+from pgseal.trail.feed import FeedState
+from pgseal.vault.store import FeedRow, VaultStore
 
 VAULT_TRAIL = "vault"
 SEALER_ROLE = "pgseal_sealer"
@@ -31,3 +33,31 @@ def trail_addresses(settings: Settings) -> list[TrailAddress]:
     """Return the trails in sealing order: the sources as configured, then the vault's own."""
     sources = [TrailAddress(source.name, source.dsn.reveal(), f"source {source.name!r}") for source in settings.sources]
     return [*sources, TrailAddress(VAULT_TRAIL, settings.vault.dsn.reveal(), "vault")]
+
+
+def read_state(vault: VaultStore, trail: str) -> FeedState:
+    """Read how far a trail is sealed; from the beginning, where it never was."""
+    row = vault.read_feed(trail)
+    return to_state(row) if row else FeedState(trail)
+
+
+def to_state(row: FeedRow) -> FeedState:
+    """Read how far a trail is sealed from its row in the vault."""
+    identity = None
+    if row.system_identifier is not None and row.timeline is not None:
+        identity = ServerIdentity(row.system_identifier, row.timeline)
+    flat = list(row.floors)
+    return FeedState(
+        row.trail, row.incarnation, row.snapshot, row.pending, row.position,
+        tuple(zip(flat[::2], flat[1::2], strict=True)), row.pending_last_id, identity, row.flush_lsn,
+    )  # fmt: skip
+
+
+def to_row(state: FeedState) -> FeedRow:
+    """Write how far a trail is sealed as its row in the vault."""
+    identity = state.identity
+    return FeedRow(
+        state.trail, state.incarnation, state.snapshot, state.pending, state.position,
+        [number for pair in state.floors for number in pair], state.pending_last_id,
+        identity.system_identifier if identity else None, identity.timeline if identity else None, state.flush_lsn,
+    )  # fmt: skip

@@ -228,3 +228,28 @@ def read_parts(connection: Connection, table: Table) -> list[TablePart]:
         {"oid": table.oid},
     ).fetchall()
     return [TablePart(sql.Identifier(schema, name), int(pages)) for schema, name, pages in rows]
+
+
+def read_disabled_triggers(connection: Connection) -> set[str]:
+    """Return the tracked relations whose capture triggers are not both there and ENABLE ALWAYS."""
+    rows = connection.execute(
+        """
+        SELECT t.relation FROM audit.tracked t
+        WHERE 2 <> (SELECT count(*) FROM pg_trigger g WHERE g.tgrelid = t.table_oid AND g.tgenabled = 'A'
+                    AND g.tgname IN ('pgseal_capture', 'pgseal_capture_truncate'))
+        """,
+    ).fetchall()
+    return {row[0] for row in rows}
+
+
+def read_partition_end(connection: Connection) -> float | None:
+    """Return for how many more days the trail has partitions; None if its bounds cannot be read."""
+    row = connection.execute(
+        """
+        SELECT extract(epoch FROM max(b.upper::timestamptz) - now())::float8 / 86400
+        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        CROSS JOIN LATERAL substring(pg_get_expr(c.relpartbound, c.oid) FROM $$TO \\('([^']+)'\\)$$) AS b(upper)
+        WHERE i.inhparent = 'audit.record'::regclass
+        """,
+    ).fetchone()
+    return row[0] if row else None

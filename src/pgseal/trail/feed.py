@@ -154,6 +154,13 @@ class PollFeed:
         ).format(columns=sql.SQL(RECORD_COLUMNS), ids=sql.Literal(list(ids)))
         return copy_lines(self._connection, query, side=self._side)
 
+    def count_unsealed(self, state: FeedState) -> int:
+        """Return how many committed rows are not handed on yet."""
+        with translated_errors(self._side):
+            now = replace(state, pending=str(self._scalar("SELECT pg_current_snapshot()")))
+            rest = sql.SQL("SELECT count(*) FROM audit.record AS r WHERE {}").format(self._condition(now))
+            return int(str(self._scalar(rest)))
+
     def finish(self, state: FeedState) -> FeedState:
         """Return the state after the last chunk of a batch: B becomes A."""
         if state.pending is None:

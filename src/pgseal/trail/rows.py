@@ -31,14 +31,15 @@ _HEAD_COLUMNS = 11
 class Head:
     """What the repeating part of a row becomes.
 
-    ``template`` makes the leaf; ``columns`` are source to relation as COPY text, ``actor`` the part's bytes and
-    ``actor_copy`` the same as COPY text.
+    ``columns`` are source to relation as COPY text, ``actor`` the part's bytes and ``actor_copy`` the same as COPY
+    text. ``template`` makes the leaf; where no record can have these values it is None and ``problem`` says why.
     """
 
-    template: bytes
     columns: bytes
     actor: bytes
     actor_copy: bytes
+    template: bytes | None
+    problem: str = ""
 
 
 class HeadCache:
@@ -53,7 +54,7 @@ class HeadCache:
         self._leaves = LeafBuilder()
 
     def __call__(self, head: bytes) -> Head:
-        """Return what ``head`` becomes; raises ``FormatError`` if no record can have these values."""
+        """Return what ``head`` becomes."""
         found = self._heads.get(head)
         if found is None:
             found = self._form(head)
@@ -76,19 +77,23 @@ class HeadCache:
         source, category, action, outcome, relation, *actor_fields = (
             None if field == NULL else unescape(field).decode("utf-8") for field in fields
         )
-        if relation is not None:
-            parse_relation(relation, source="relation")
-        template = self._leaves.template(
-            self._trail,
-            self._incarnation,
-            source or "",
-            category or "",
-            action or "",
-            outcome or "",
-            relation,
-        )
         actor = format_actor(*actor_fields).encode()
-        return Head(template, b"\t".join(fields[:5]), actor, escape(actor))
+        template, problem = None, ""
+        try:
+            if relation is not None:
+                parse_relation(relation, source="relation")
+            template = self._leaves.template(
+                self._trail,
+                self._incarnation,
+                source or "",
+                category or "",
+                action or "",
+                outcome or "",
+                relation,
+            )
+        except FormatError as error:
+            problem = str(error)
+        return Head(b"\t".join(fields[:5]), actor, escape(actor), template, problem)
 
 
 def format_actor(

@@ -1,0 +1,143 @@
+"""What ``pgseal status`` says: sizes, lag, last checkpoint, tracked tables, and what to mend. Changes nothing.
+
+What cannot be read is None and a warning says why: half an answer is better than none when something is down.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any, TypeVar
+
+from pgseal.core.checkpoint import open_checkpoint
+from pgseal.core.encoding import format_base64
+from pgseal.errors import PgsealError
+from pgseal.ledger.reader import LedgerReader
+from pgseal.ledger.store import CHECKPOINT, DirectoryStore
+from pgseal.postgres import Connection, connect
+from pgseal.sealer.trails import SEALER_ROLE, VAULT_TRAIL, TrailAddress, read_state, trail_addresses
+from pgseal.settings import Settings, Source
+from pgseal.trail.catalog import read_disabled_triggers, read_partition_end
+from pgseal.trail.feed import PollFeed
+from pgseal.trail.track import list_tracked
+from pgseal.vault.store import VaultStore
+
+_STALE_SECONDS = 10.0
+_PARTITIONS_AHEAD_DAYS = 180
+_LONG_TRANSACTION_SECONDS = 600.0
+
+_Part = TypeVar("_Part")
+
+
+def collect_status(settings: Settings) -> dict[str, Any]:
+    """Return the document of ``pgseal status --json`` (DESIGN.md, "Command line")."""
+    warnings: list[str] = []
+    vault = _attempt(lambda: _connect_vault(settings), warnings)
+    unknown = {"size": None, "root": None, "checkpoint_age_s": None}
+    ledger = _attempt(lambda: _read_ledger(settings), warnings) or unknown
+    trails = [_read_trail(address, vault, warnings) for address in trail_addresses(settings)]
+    tables: list[dict[str, Any]] = []
+    for source in settings.sources:
+        tables += _attempt(lambda source=source: _read_tables(source, warnings), warnings) or []
+    records = _attempt(vault.count, warnings) if vault else None
+    if vault:
+        vault.connection.close()
+    unsealed = sum(trail["unsealed"] or 0 for trail in trails)
+    age = ledger["checkpoint_age_s"]
+    if unsealed and age is not None and age > _STALE_SECONDS:
+        warnings.append(
+            f"{unsealed:,} records wait and no checkpoint was signed for {age:.0f} s: is pgseal seal running?"
+        )
+    warnings.append("no witness is configured: whoever holds key, ledger and vault could rewrite history unseen")
+    return {
+        "origin": settings.origin,
+        "trails": trails,
+        "ledger": ledger,
+        "vault": {"records": records},
+        "tables": tables,
+        "warnings": warnings,
+    }
+
+
+def _attempt(read: Callable[[], _Part], warnings: list[str]) -> _Part | None:
+    try:
+        return read()
+    except PgsealError as error:
+        if str(error) not in warnings:
+            warnings.append(str(error))
+        return None
+
+
+def _connect_vault(settings: Settings) -> VaultStore:
+    return VaultStore(connect(settings.vault.dsn.reveal(), side="vault", role=SEALER_ROLE))
+
+
+def _read_ledger(settings: Settings) -> dict[str, Any]:
+    note = LedgerReader(DirectoryStore(settings.ledger)).checkpoint_note()
+    checkpoint = open_checkpoint(note, [settings.read_verifier()], origin=settings.origin).checkpoint
+    # A checkpoint carries no time; the file's is when it was published.
+    age = max(0.0, time.time() - (settings.ledger / CHECKPOINT).stat().st_mtime)
+    return {"size": checkpoint.size, "root": format_base64(checkpoint.root), "checkpoint_age_s": round(age, 3)}
+
+
+def _read_trail(address: TrailAddress, vault: VaultStore | None, warnings: list[str]) -> dict[str, Any]:
+    trail: dict[str, Any] = {"name": address.name, "records": None, "unsealed": None, "oldest_open_transaction_s": None}
+    if vault is None:
+        return trail
+
+    def read() -> None:
+        with closing(address.connect()) as connection:
+            trail["unsealed"] = PollFeed(connection, side=address.side).count_unsealed(read_state(vault, address.name))
+            trail["records"] = _scalar(connection, "SELECT count(*) FROM audit.record")
+            end = read_partition_end(connection)
+            if end is not None and end < _PARTITIONS_AHEAD_DAYS:
+                warnings.append(
+                    f"{address.side}: the trail has partitions for {end:.0f} more days only; run pgseal seal"
+                )
+        if address.name != VAULT_TRAIL:
+            trail["oldest_open_transaction_s"] = _read_oldest_transaction(address, warnings)
+
+    _attempt(read, warnings)
+    return trail
+
+
+def _read_oldest_transaction(address: TrailAddress, warnings: list[str]) -> float | None:
+    # As the login itself, which may see more than pgseal_sealer does.
+    with closing(connect(address.dsn, side=address.side)) as connection:
+        row = connection.execute(
+            "SELECT extract(epoch FROM now() - min(xact_start))::float8 FROM ("
+            "SELECT xact_start FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND datname = current_database() "
+            "UNION ALL SELECT prepared FROM pg_prepared_xacts WHERE database = current_database()) AS t",
+        ).fetchone()
+    seconds = float(row[0]) if row and row[0] is not None else 0.0
+    if seconds > _LONG_TRANSACTION_SECONDS:
+        warnings.append(f"{address.side}: a writing transaction is open for {seconds:.0f} s; its records wait for it")
+    return round(seconds, 3)
+
+
+def _read_tables(source: Source, warnings: list[str]) -> list[dict[str, Any]]:
+    side = f"source {source.name!r}"
+    with closing(connect(source.dsn.reveal(), side=side, role=SEALER_ROLE)) as connection:
+        tracked = list_tracked(connection)
+        disabled = read_disabled_triggers(connection)
+    off = sorted(disabled)
+    pending = [table.relation for table in tracked if table.baseline == "pending"]
+    missing = sorted(set(source.tables) - {table.relation for table in tracked})
+    warnings += [f"{name}: capture was switched off; pgseal untrack it, then pgseal track it" for name in off]
+    warnings += [f"{name}: the rows that stood before are not recorded; pgseal track it again" for name in pending]
+    warnings += [f"{name}: in the configuration but not tracked; pgseal track it" for name in missing]
+    return [
+        {
+            "trail": source.name,
+            "relation": table.relation,
+            "exclude": list(table.rule.exclude),
+            "mask": dict(table.rule.mask),
+            "baseline": table.baseline,
+            "capturing": table.relation not in disabled,
+        }
+        for table in tracked
+    ]
+
+
+def _scalar(connection: Connection, query: Any) -> int:
+    row = connection.execute(query).fetchone()
+    return int(row[0]) if row else 0

@@ -1,0 +1,53 @@
+"""A trail as the verifier reads it: every row there is now, and whether it must have been sealed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from pgseal.postgres import Connection, copy_lines
+from pgseal.trail.feed import FeedState
+from pgseal.trail.rows import RECORD_COLUMNS, HeadCache
+
+
+@dataclass(frozen=True, slots=True)
+class TrailRows:
+    """A ``TrailSource``: one incarnation of a trail, seen with the state its feed had when this was made."""
+
+    connection: Connection
+    state: FeedState
+    side: str
+
+    @property
+    def name(self) -> str:
+        """The trail's name in envelopes."""
+        return self.state.trail
+
+    @property
+    def incarnation(self) -> int:
+        """The incarnation its rows belong to."""
+        return self.state.incarnation
+
+    def copy_rows(self) -> Iterator[bytes]:
+        """Yield COPY lines by id: sealed (t or f), id, time to relation, actor, data, as the sealer writes them.
+
+        A row is to be found in the vault if the sealed snapshot sees its transaction. One of a transaction that has
+        not begun yet was not written by capture: it counts as sealed too, so that it is missed in the vault.
+        """
+        self.connection.execute("SET row_security = off")
+        state = self.state
+        query = sql.SQL(
+            "SELECT pg_visible_in_snapshot(r.xid, {snapshot}::pg_snapshot) "
+            "OR (pg_visible_in_snapshot(r.xid, {pending}::pg_snapshot) AND r.id <= {position}) "
+            "OR r.xid >= pg_snapshot_xmax(pg_current_snapshot()), {columns} FROM audit.record AS r ORDER BY r.id",
+        ).format(
+            snapshot=sql.Literal(state.snapshot),
+            pending=sql.Literal(state.pending or state.snapshot),
+            position=sql.Literal(state.position),
+            columns=sql.SQL(RECORD_COLUMNS),
+        )
+        heads = HeadCache(state.trail, state.incarnation)
+        for line in copy_lines(self.connection, query, side=self.side):
+            sealed, _, row = line.partition(b"\t")
+            record_id, content = heads.parse_content(row)
+            yield b"\t".join((sealed, b"%d" % record_id, *content))

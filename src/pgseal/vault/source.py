@@ -1,0 +1,70 @@
+"""The vault as the verifier reads it: every row, by leaf index or by trail, none left out."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import LiteralString
+
+from psycopg import sql
+
+from pgseal.postgres import Connection, connect, copy_lines, copy_messages
+
+
+@dataclass
+class VaultRows:
+    """A ``VaultSource``. Connects when it is first asked; a pickled copy connects anew.
+
+    ``columns`` is what the verifier wants of each row in binary COPY (its ``rows.VAULT_COLUMNS``).
+    """
+
+    dsn: str
+    columns: LiteralString
+    role: LiteralString = "pgseal_sealer"
+
+    def __post_init__(self) -> None:
+        self._connection: Connection | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"dsn": self.dsn, "columns": self.columns, "role": self.role, "_connection": None}
+
+    def __repr__(self) -> str:
+        return "VaultRows(vault)"  # the connection string may hold a password
+
+    def copy_rows(self, begin: int, end: int) -> Iterator[bytes]:
+        """Yield the binary COPY messages of rows with begin <= leaf_index < end, in that order."""
+        return self._copy_binary(
+            sql.SQL("leaf_index >= {} AND leaf_index < {}").format(sql.Literal(begin), sql.Literal(end)),
+        )
+
+    def copy_outside(self, tree_size: int) -> Iterator[bytes]:
+        """Yield every other row likewise: leaf_index below 0, from ``tree_size`` on, or NULL."""
+        return self._copy_binary(
+            sql.SQL("leaf_index < 0 OR leaf_index >= {} OR leaf_index IS NULL").format(sql.Literal(tree_size)),
+        )
+
+    def _copy_binary(self, condition: sql.Composable) -> Iterator[bytes]:
+        query = sql.SQL("SELECT {} FROM vault.record WHERE {} ORDER BY leaf_index").format(
+            sql.SQL(self.columns),
+            condition,
+        )
+        return copy_messages(self._connect(), query, side="vault", binary=True)
+
+    def copy_trail(self, trail: str, incarnation: int) -> Iterator[bytes]:
+        """Yield COPY lines of one incarnation of a trail: leaf_index, id, time to relation, actor, data; by id."""
+        query = sql.SQL(
+            "SELECT leaf_index, id, time, xid, source, category, action, outcome, relation, actor, data "
+            "FROM vault.record WHERE trail = {} AND incarnation = {} ORDER BY id",
+        ).format(sql.Literal(trail), sql.Literal(incarnation))
+        return copy_lines(self._connect(), query, side="vault")
+
+    def _connect(self) -> Connection:
+        if self._connection is None:
+            self._connection = connect(self.dsn, side="vault", role=self.role)
+            # A policy must be an error and not a filter.
+            self._connection.execute("SET row_security = off")
+        return self._connection
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

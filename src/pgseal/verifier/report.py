@@ -1,0 +1,94 @@
+"""What a verification found: findings, counts, and the report that ``pgseal verify`` prints."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pgseal.errors import TamperError
+
+#: Findings listed in full; beyond that they are only counted, so that a wrecked vault does not fill memory.
+MAX_FINDINGS = 1000
+
+_INNER_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One piece of evidence.
+
+    ``kind`` is the error class's name without ``Error`` in snake case; ``where`` the side that shows it (checkpoint,
+    ledger, vault, trail). ``trail``, ``id`` and ``index`` name the record as it was sealed and its leaf, where there
+    is one.
+    """
+
+    kind: str
+    where: str
+    detail: str
+    trail: str | None = None
+    id: int | None = None
+    index: int | None = None
+
+
+def finding_of(error: TamperError) -> Finding:
+    """Return the finding that says what ``error`` says."""
+    return Finding(
+        kind_of(type(error)), error.where, error.detail, trail=error.trail, id=error.record_id, index=error.leaf_index
+    )
+
+
+def kind_of(error: type[TamperError]) -> str:
+    """Return the kind of an error class: ``MissingRecordError`` is ``missing_record``."""
+    return _INNER_CAPITAL.sub("_", error.__name__.removesuffix("Error")).lower()
+
+
+@dataclass(slots=True)
+class FindingLog:
+    """Findings in the order they were made: the first ``limit`` in full, the others counted."""
+
+    limit: int = MAX_FINDINGS
+    listed: list[Finding] = field(default_factory=list[Finding])
+    total: int = 0
+
+    def add(self, error: TamperError) -> None:
+        """Add what ``error`` says."""
+        self.total += 1
+        if len(self.listed) < self.limit:
+            self.listed.append(finding_of(error))
+
+    def extend(self, findings: Iterable[Finding], total: int) -> None:
+        """Add findings made elsewhere, ``total`` of them, of which some may not be listed."""
+        self.total += total
+        self.listed.extend(list(findings)[: self.limit - len(self.listed)])
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The outcome of a verification that could be made.
+
+    ``checked`` counts what was compared: ``trail`` rows with their sealed record, ``vault`` rows with their leaf,
+    ``ledger`` entries with the root. ``findings`` lists the first ``MAX_FINDINGS`` of ``total_findings``. ``waiting``
+    counts trail rows that are not sealed yet. ``unchecked_trails`` names trails that have sealed records and were not
+    compared, because the configuration no longer has their source.
+    """
+
+    ok: bool
+    origin: str
+    size: int
+    root: bytes
+    checked: dict[str, int]
+    findings: tuple[Finding, ...]
+    total_findings: int
+    waiting: int
+    unchecked_trails: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of ``pgseal verify --json``."""
+        return {
+            "ok": self.ok,
+            "checked": self.checked,
+            "findings": [asdict(finding) for finding in self.findings],
+            "total_findings": self.total_findings,
+            "waiting": self.waiting,
+            "unchecked_trails": list(self.unchecked_trails),
+        }

@@ -1,0 +1,315 @@
+"""A trail's rows against the vault's, merged in the order of id.
+
+Rows that are equal byte for byte, nearly all, cost a slice and a comparison. The rest is taken by id, all rows of one
+id together, and judged by what was sealed: where the vault's own row was found damaged, the ledger's entry decides
+whether the trail's row is right, so that damage on one side is not blamed on the other.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from pgseal.copytext import NULL, format_time, unescape
+from pgseal.core.encoding import shorten
+from pgseal.errors import (
+    AlteredRecordError,
+    ForgedRecordError,
+    FormatError,
+    MalformedRecordError,
+    MissingRecordError,
+    StorageError,
+)
+from pgseal.verifier.compare import describe
+from pgseal.verifier.report import FindingLog
+from pgseal.verifier.rows import Row
+from pgseal.verifier.sources import TrailSource, VaultSource
+
+_COLUMNS = ("id", "time", "xid", "source", "category", "action", "outcome", "relation", "actor", "data")
+_NO_ID = 2**63  # sorts where PostgreSQL sorts NULL
+_PROGRESS_ROWS = 16_384
+_MAX_CLAIMS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the earlier steps found out about one incarnation of a trail.
+
+    ``malformed`` gives the leaf of the MALFORMED record by the id of the row it stands for; ``damaged`` the leaf by the
+    id of each sealed record whose row in the vault has a finding; ``damaged_leaves`` are such leaves of whatever trail.
+    ``find_differences`` names the columns in which a trail's row differs from the entry of a damaged leaf.
+    """
+
+    tree_size: int
+    malformed: Mapping[int, int]
+    damaged: Mapping[int, int]
+    damaged_leaves: AbstractSet[int]
+    find_differences: Callable[[int, Row], list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One row: ``mark`` is its first column (sealed, or the leaf index), ``body`` the other columns."""
+
+    mark: bytes
+    body: bytes
+
+
+class TrailCheck:
+    """Compares one incarnation of a trail with the vault."""
+
+    def __init__(self, trail: TrailSource, vault: VaultSource, known: Known, findings: FindingLog) -> None:
+        """Compare ``trail`` with ``vault``, adding to ``findings``."""
+        self._trail = trail
+        self._vault = vault
+        self._known = known
+        self._findings = findings
+        self._seen_malformed: set[int] = set()
+        #: Rows compared with a sealed record, and rows not sealed yet.
+        self.checked = 0
+        self.waiting = 0
+
+    def run(self, progress: Callable[[int], None]) -> None:
+        """Compare everything; raises ``StorageError`` where a source cannot answer or its rows are out of order."""
+        # The trail first: every row that its answer calls sealed is then in the vault's answer.
+        rows = _Side(self._trail.copy_rows(), f"trail {self._trail.name}")
+        records = _Side(self._vault.copy_trail(self._trail.name, self._trail.incarnation), "vault")
+        while rows.line is not None or records.line is not None:
+            self._skip_equal(rows, records, progress)
+            id_ = min(rows.id, records.id)
+            if rows.line is not None or records.line is not None:
+                self._judge(id_, rows.take(id_), records.take(id_))
+        for id_, leaf_index in self._known.malformed.items():
+            if id_ not in self._seen_malformed:
+                self._report_malformed(id_, leaf_index, "gone from the trail since")
+        progress(self.checked)
+
+    def _skip_equal(self, rows: "_Side", records: "_Side", progress: Callable[[int], None]) -> None:
+        """Go on while rows and records are equal, sealed and sound."""
+        size, damaged = self._known.tree_size, self._known.damaged_leaves
+        row, record = rows.line, records.line
+        previous = None
+        while row is not None and record is not None:
+            tab = record.index(b"\t")
+            body = record[tab + 1 :]
+            if row[2:] != body or body == previous:
+                break
+            leaf_index = record[:tab]
+            if leaf_index == NULL or not 0 <= int(leaf_index) < size or (damaged and int(leaf_index) in damaged):
+                break
+            previous = body
+            self.checked += 1
+            if not self.checked % _PROGRESS_ROWS:
+                progress(self.checked)
+            row, record = rows.next(), records.next()
+        if previous is not None:
+            rows.passed(previous)
+            records.passed(previous)
+
+    def _judge(self, id_: int, rows: Sequence[_Line], records: Sequence[_Line]) -> None:
+        known = self._known
+        leaves = {int(record.mark): record for record in records if record.mark != NULL}
+        sound = [leaf for leaf in leaves if 0 <= leaf < known.tree_size and leaf not in known.damaged_leaves]
+        pending = [leaf for leaf in leaves if leaf >= known.tree_size]
+        if not sound and id_ in known.damaged:
+            self._judge_by_entry(id_, known.damaged[id_], rows)
+        elif sound or pending:
+            leaf_index = (sound or pending)[0]
+            self._judge_by_record(id_, leaf_index, rows, leaves[leaf_index])
+        else:
+            for row in rows:
+                self._judge_unsealed(id_, row)
+
+    def _judge_by_record(self, id_: int, leaf_index: int, rows: Sequence[_Line], record: _Line) -> None:
+        is_sealed = leaf_index < self._known.tree_size
+        if not rows:
+            if is_sealed:
+                self._report_missing(id_, leaf_index)
+            return
+        self.checked += is_sealed
+        self.waiting += not is_sealed
+        right = next((row for row in rows if row.body == record.body), None)
+        if right is None:
+            right = rows[0]
+            names = _differing_columns(right.body, record.body)
+            if is_sealed:
+                self._report_altered(id_, leaf_index, names)
+            else:
+                self._findings.add(
+                    AlteredRecordError(
+                        f"record {self._trail.name}/{id_}, about to be sealed: {describe(names)} from the trail",
+                        where="vault",
+                        trail=self._trail.name,
+                        record_id=id_,
+                        leaf_index=leaf_index,
+                    )
+                )
+        self._report_repeated(id_, leaf_index, [row for row in rows if row is not right])
+
+    def _judge_by_entry(self, id_: int, leaf_index: int, rows: Sequence[_Line]) -> None:
+        if not rows:
+            self._report_missing(id_, leaf_index)
+            return
+        self.checked += 1
+        found = [self._known.find_differences(leaf_index, self._parse(row)) for row in rows]
+        right = next((number for number, names in enumerate(found) if not names), 0)
+        if found[right]:
+            self._report_altered(id_, leaf_index, found[right])
+        self._report_repeated(id_, leaf_index, [row for number, row in enumerate(rows) if number != right])
+
+    def _judge_unsealed(self, id_: int, row: _Line) -> None:
+        if id_ in self._known.malformed:
+            self._seen_malformed.add(id_)
+            self._report_malformed(id_, self._known.malformed[id_], "not sealed as it stands")
+        elif row.mark == b"t":
+            self._findings.add(
+                ForgedRecordError(
+                    f"record {self._trail.name}/{_name(id_)}: never sealed, though its transaction was",
+                    where="trail",
+                    trail=self._trail.name,
+                    record_id=None if id_ == _NO_ID else id_,
+                )
+            )
+        else:
+            self.waiting += 1
+
+    def _report_missing(self, id_: int, leaf_index: int) -> None:
+        self._findings.add(
+            MissingRecordError(
+                f"record {self._trail.name}/{id_}: sealed at leaf {leaf_index}, gone from the trail",
+                where="trail",
+                trail=self._trail.name,
+                record_id=id_,
+                leaf_index=leaf_index,
+            )
+        )
+
+    def _report_altered(self, id_: int, leaf_index: int, names: Sequence[str]) -> None:
+        self._findings.add(
+            AlteredRecordError(
+                f"record {self._trail.name}/{id_} (leaf {leaf_index}): {describe(names)} from what was sealed",
+                where="trail",
+                trail=self._trail.name,
+                record_id=id_,
+                leaf_index=leaf_index,
+            )
+        )
+
+    def _report_repeated(self, id_: int, leaf_index: int, rows: Sequence[_Line]) -> None:
+        for _ in rows:
+            self._findings.add(
+                ForgedRecordError(
+                    f"record {self._trail.name}/{id_}: another row has the id of sealed leaf {leaf_index}",
+                    where="trail",
+                    trail=self._trail.name,
+                    record_id=id_,
+                    leaf_index=leaf_index,
+                )
+            )
+
+    def _report_malformed(self, id_: int, leaf_index: int, what: str) -> None:
+        self._findings.add(
+            MalformedRecordError(
+                f"row {self._trail.name}/{id_} cannot be a record: sealed as MALFORMED at leaf {leaf_index}, {what}",
+                where="trail",
+                trail=self._trail.name,
+                record_id=id_,
+                leaf_index=leaf_index,
+            )
+        )
+
+    def _parse(self, line: _Line) -> Row:
+        return parse_line(line.body, self._trail.name, self._trail.incarnation)
+
+
+class _Side:
+    """Lines of one side, with the id of the current one and what has been passed."""
+
+    def __init__(self, lines: Iterator[bytes], name: str) -> None:
+        self._lines = lines
+        self._name = name
+        self._last = -_NO_ID - 1
+        #: The current line, None at the end.
+        self.line: bytes | None = next(lines, None)
+
+    @property
+    def id(self) -> int:
+        """The id of the current line; beyond every id at the end."""
+        return _NO_ID + 1 if self.line is None else _parse_id(self.line.partition(b"\t")[2], self._name)
+
+    def next(self) -> bytes | None:
+        """Go to the next line and return it."""
+        self.line = next(self._lines, None)
+        return self.line
+
+    def passed(self, body: bytes) -> None:
+        """Note the last line passed with ``next``."""
+        self._check_order(_parse_id(body, self._name))
+
+    def take(self, id_: int) -> list[_Line]:
+        """Return the lines of one id, at most ``_MAX_CLAIMS`` of them, and go behind them."""
+        taken: list[_Line] = []
+        while self.line is not None and self.id == id_:
+            if len(taken) < _MAX_CLAIMS:
+                mark, _, body = self.line.partition(b"\t")
+                taken.append(_Line(mark, body))
+            self.next()
+        if taken:
+            self._check_order(id_)
+        return taken
+
+    def _check_order(self, id_: int) -> None:
+        if id_ < self._last:
+            raise StorageError(
+                f"{self._name} gives its rows out of order (id {id_} after {self._last}): is an index damaged? REINDEX"
+            )
+        self._last = id_
+
+
+def parse_line(body: bytes, trail: str, incarnation: int) -> Row:
+    """Return the columns id to data of a COPY line as a row; raises ``StorageError`` if it has other columns."""
+    try:
+        fields = [None if field == NULL else unescape(field) for field in body.split(b"\t")]
+    except FormatError as error:
+        raise StorageError(f"trail {trail} gave a row that cannot be read: {error}") from error
+    if len(fields) != len(_COLUMNS):
+        raise StorageError(f"trail {trail} gave a row that cannot be read: {len(fields)} columns")
+    id_, time, xid, *texts, actor, data = fields
+    source, category, action, outcome, relation = (
+        None if text is None else text.decode("utf-8", "surrogateescape") for text in texts
+    )
+    return Row(
+        None, trail, incarnation, None if id_ is None else int(id_), _format_time(time),
+        None if xid is None else int(xid),
+        source, category, action, outcome, relation,
+        actor=actor, actor_salt=None, data=data, data_salt=None,
+    )  # fmt: skip
+
+
+def _parse_id(body: bytes, name: str) -> int:
+    text = body.partition(b"\t")[0]
+    if text == NULL:
+        return _NO_ID
+    try:
+        return int(text)
+    except ValueError as error:
+        raise StorageError(f"{name} gave a row that cannot be read: id {shorten(text)}") from error
+
+
+def _format_time(field: bytes | None) -> str | None:
+    try:
+        return None if field is None else format_time(field).decode()
+    except FormatError:
+        return None
+
+
+def _differing_columns(ours: bytes, sealed: bytes) -> list[str]:
+    left, right = ours.split(b"\t"), sealed.split(b"\t")
+    if len(left) != len(right) or len(left) != len(_COLUMNS):
+        raise StorageError(
+            f"rows of trail and vault have {len(left)} and {len(right)} columns: their sources do not fit"
+        )
+    return [name for name, a, b in zip(_COLUMNS, left, right, strict=True) if a != b]
+
+
+def _name(id_: int) -> str:
+    return "(without id)" if id_ == _NO_ID else str(id_)

@@ -1,0 +1,390 @@
+"""``Verifier``: a state machine over what others give, from the pinned key to the trails' rows.
+
+The caller feeds it the steps in order; out of order is ``RuntimeError``, the caller's mistake::
+
+    verifier = Verifier(origin, key, ledger, kept)
+    verifier.check_checkpoint(sealer_note)      1  the ledger's checkpoint
+    verifier.check_leaves(vault)                2  ledger and vault
+    verifier.check_trail(trail)                 3  once for each trail
+    report = verifier.finish()                  4  the verdict, and the memory
+
+Each step stands on what the one before it established, and on nothing else:
+
+1. **Checkpoint.** The pinned key says that the ledger's checkpoint is the log's own, under the expected origin. The
+   checkpoint kept from the last run, and the newest one the sealer knows to be published, must be prefixes of it: a
+   smaller size is ``rollback``, the same size with another root is ``fork``, a larger size needs a consistency proof
+   from the ledger's tiles. Where the proof cannot be made or fails, step 2 tells which it is: ``fork`` if every file
+   of the ledger is sound, ``proof`` if not. A ledger that shows no valid checkpoint is checked on against the newest
+   of the other two.
+2. **Leaves.** Every file that a ledger of the signed size must have is read, every hash computed from the entries, and
+   the root must be the signed one (``tree``, ``upper``). In the same pass the vault's rows must, in leaf order,
+   rebuild to exactly the entries (``leaves``, ``compare``). The two are one step because the entries are then read
+   once, and judged and used in the same reading. Rows at or above the size wait to be sealed; their indexes must follow
+   without gap.
+3. **Trails.** The rows of each trail must equal the vault's rows, now known to be what was sealed (``trails``).
+
+``TamperError`` becomes a finding and the step goes on. ``StorageError`` and ``ConfigError`` mean that the check could
+not be made, and end the verification: the machine takes no further step.
+
+**What is remembered.** ``finish`` keeps the ledger's checkpoint, for the next run to compare with, if steps 1 and 2
+were made and nothing speaks against *it*: signature, consistency with what was kept before, every file of the
+ledger down to the signed root. Findings in the vault or a trail do not hold it back. They say nothing against the
+checkpoint, and a verifier that forgot the log's state because of them would let whoever altered the vault also roll the
+ledger back unnoticed. (A witness decides alike.) What is kept never shrinks and is never replaced by another history: after
+``rollback`` or ``fork`` every later run finds the same, until somebody who knows why removes the kept file.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+from pgseal.core.checkpoint import Checkpoint, open_checkpoint
+from pgseal.core.encoding import format_base64
+from pgseal.core.envelope import parse_envelope
+from pgseal.core.keys import VerifierKey
+from pgseal.core.merkle import EMPTY_ROOT, check_consistency, prove_consistency
+from pgseal.errors import (
+    ForgedRecordError,
+    ForkError,
+    FormatError,
+    MissingRecordError,
+    ProofError,
+    RollbackError,
+    SignatureError,
+    StorageError,
+    TamperError,
+)
+from pgseal.ledger.reader import LedgerReader
+from pgseal.ledger.store import CHECKPOINT, LedgerStore, MissingObjectError
+from pgseal.verifier.compare import find_differences
+from pgseal.verifier.leaves import RANGE, Log
+from pgseal.verifier.pool import MIN_PARALLEL_RANGES, check_ranges, count_processors
+from pgseal.verifier.report import MAX_FINDINGS, FindingLog, Report
+from pgseal.verifier.rows import Row, iter_rows, parse_row
+from pgseal.verifier.sources import KeptCheckpoint, TrailSource, VaultSource
+from pgseal.verifier.trails import Known, TrailCheck
+from pgseal.verifier.upper import UpperTiles
+
+#: Called with the step (``ledger``, ``vault`` or a trail's name), what is done, and the total where it is known.
+Progress = Callable[[str, int, int | None], None]
+
+
+class _Step(IntEnum):
+    NEW = 0
+    CHECKPOINT = 1
+    LEAVES = 2
+    FINISHED = 3
+    FAILED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Trusted:
+    """A checkpoint that is trusted beside the ledger's own, and what to call it."""
+
+    name: str
+    checkpoint: Checkpoint
+
+
+class Verifier:
+    """Verifies one log with its vault and trails; see the module. Not safe for concurrent use."""
+
+    def __init__(
+        self,
+        origin: str,
+        key: VerifierKey,
+        ledger: LedgerStore,
+        kept: KeptCheckpoint,
+        *,
+        workers: int | None = None,
+        progress: Progress | None = None,
+        max_findings: int = MAX_FINDINGS,
+    ) -> None:
+        """Verify the log ``origin`` with the pinned ``key``.
+
+        Args:
+            origin: the log's name.
+            key: the log's verifier key.
+            ledger: the ledger; picklable.
+            kept: the verifier's memory.
+            workers: processes that check leaves, by default one for each processor; 1 works in this process.
+                Otherwise the main module must be importable without side effects (``multiprocessing``, spawn).
+            progress: is told how far it has come.
+            max_findings: how many findings are listed in full.
+        """
+        self._origin = origin
+        self._key = key
+        self._ledger = ledger
+        self._reader = LedgerReader(ledger)
+        self._kept = kept
+        self._workers = count_processors() if workers is None else workers
+        self._progress: Progress = progress or (lambda _step, _done, _total: None)
+        self._findings = FindingLog(max_findings)
+        self._step = _Step.NEW
+        self._checkpoint: Checkpoint | None = None
+        self._note = b""
+        self._vault: VaultSource | None = None
+        self._unproven: list[tuple[_Trusted, str]] = []
+        self._is_own_checkpoint = False
+        self._ledger_findings = 0
+        self._checked = {"trail": 0, "vault": 0, "ledger": 0}
+        self._waiting = 0
+        self._sealed_trails: set[tuple[str, int]] = set()
+        self._checked_trails: set[tuple[str, int]] = set()
+        self._malformed: dict[str, dict[int, int]] = {}
+        self._damaged: dict[tuple[str, int], dict[int, int]] = {}
+        self._damaged_leaves: set[int] = set()
+
+    # -- step 1
+
+    def check_checkpoint(self, sealer_note: bytes | None = None) -> None:
+        """Check the ledger's checkpoint against key, memory and sealer.
+
+        ``sealer_note`` is the newest checkpoint that the sealer knows it has published. The caller reads it *before* it
+        calls this, because a running sealer publishes newer ones all the time.
+        """
+        self._enter(_Step.NEW)
+        kept_note = self._kept.load(self._origin)
+        trusted = [
+            found
+            for found in (
+                self._open_trusted("kept by this verifier", kept_note),
+                self._open_trusted("published by the sealer", sealer_note),
+            )
+            if found is not None
+        ]
+        self._checkpoint = self._open_published()
+        if self._checkpoint is None:
+            newest = max(trusted, key=lambda found: found.checkpoint.size, default=None)
+            self._checkpoint = newest and newest.checkpoint
+        else:
+            self._is_own_checkpoint = True
+            for found in trusted:
+                self._compare(found, self._checkpoint)
+        self._ledger_findings = self._findings.total
+        self._step = _Step.CHECKPOINT
+
+    def _open_published(self) -> Checkpoint | None:
+        try:
+            self._note = self._reader.checkpoint_note()
+            return open_checkpoint(self._note, [self._key], origin=self._origin).checkpoint
+        except MissingObjectError:
+            self._findings.add(ProofError("the ledger has no checkpoint: nothing says what it holds", where=CHECKPOINT))
+        except FormatError as error:
+            self._findings.add(SignatureError(f"the ledger's checkpoint is none: {error}", where=CHECKPOINT))
+        except SignatureError as error:
+            self._findings.add(SignatureError(f"the ledger's {CHECKPOINT}: {error.detail}", where=CHECKPOINT))
+        return None
+
+    def _open_trusted(self, name: str, note: bytes | None) -> _Trusted | None:
+        if note is None:
+            return None
+        try:
+            return _Trusted(name, open_checkpoint(note, [self._key], origin=self._origin).checkpoint)
+        except FormatError as error:
+            raise StorageError(
+                f"the checkpoint {name} for {self._origin!r} is damaged ({error}): find out why; without it the ledger "
+                "can be trusted anew, but not compared with the past"
+            ) from error
+        except SignatureError as error:
+            self._findings.add(
+                SignatureError(f"the checkpoint {name}: {error.detail}; was the log's key replaced?", where=CHECKPOINT)
+            )
+            return None
+
+    def _compare(self, trusted: _Trusted, published: Checkpoint) -> None:
+        old = trusted.checkpoint
+        if published.size < old.size:
+            self._findings.add(
+                RollbackError(
+                    f"the ledger shows size {published.size}; the checkpoint {trusted.name} has size {old.size}",
+                    where=CHECKPOINT,
+                )
+            )
+        elif published.size == old.size:
+            if published.root != old.root:
+                self._add_fork(trusted, published)
+        elif old.size:
+            try:
+                proof = prove_consistency(old.size, published.size, self._reader.hashes(published.size))
+                check_consistency(proof, old.size, published.size, old.root, published.root)
+            except (MissingObjectError, FormatError, ProofError) as error:
+                self._unproven.append((trusted, str(error)))
+        elif old.root != EMPTY_ROOT:
+            self._add_fork(trusted, published)
+
+    def _add_fork(self, trusted: _Trusted, published: Checkpoint) -> None:
+        old = trusted.checkpoint
+        self._findings.add(
+            ForkError(
+                f"two histories are signed: the ledger's, of size {published.size} and root "
+                f"{format_base64(published.root)}, does not continue the one {trusted.name}, of size {old.size} and "
+                f"root {format_base64(old.root)}",
+                where=CHECKPOINT,
+            )
+        )
+
+    # -- step 2
+
+    def check_leaves(self, vault: VaultSource | None) -> None:
+        """Check the ledger's files and, unless it is None, the vault's rows. Does nothing without a checkpoint."""
+        self._enter(_Step.CHECKPOINT)
+        self._vault = vault
+        if self._checkpoint is not None:
+            self._check_leaves(self._checkpoint, vault)
+            self._settle_unproven(self._checkpoint)
+            if vault is not None:
+                self._check_outside(vault, self._checkpoint.size)
+        self._step = _Step.LEAVES
+
+    def _check_leaves(self, checkpoint: Checkpoint, vault: VaultSource | None) -> None:
+        size = checkpoint.size
+        log = Log(self._ledger, vault, size, checkpoint.root, self._findings.limit)
+        own = FindingLog(self._findings.limit)
+        upper = UpperTiles(self._ledger, size, checkpoint.root, own)
+        ranges = -(-size // RANGE)
+        workers = self._workers if ranges >= MIN_PARALLEL_RANGES else 1
+        for result in check_ranges(log, upper.tasks(), min(workers, ranges)):
+            upper.take(result)
+            self._findings.extend(result.findings, result.total)
+            self._ledger_findings += result.ledger_findings
+            self._checked["ledger"] += result.entries
+            self._checked["vault"] += result.rows
+            self._sealed_trails |= result.trails
+            self._note_damage(result.damaged, result.malformed)
+            self._progress("ledger", self._checked["ledger"], size)
+            if vault is not None:
+                self._progress("vault", self._checked["vault"], size)
+        upper.check_root()
+        self._findings.extend(own.listed, own.total)
+        self._ledger_findings += own.total
+
+    def _note_damage(
+        self, damaged: Iterable[tuple[str, int, int, int]], malformed: Iterable[tuple[str, int, int]]
+    ) -> None:
+        for trail, id_, leaf_index in malformed:
+            self._malformed.setdefault(trail, {})[id_] = leaf_index
+        for trail, incarnation, id_, leaf_index in damaged:
+            self._damaged_leaves.add(leaf_index)
+            self._damaged.setdefault((trail, incarnation), {}).setdefault(id_, leaf_index)
+
+    def _settle_unproven(self, published: Checkpoint) -> None:
+        damaged = bool(self._ledger_findings)
+        for trusted, problem in self._unproven:
+            if damaged:
+                self._findings.add(
+                    ProofError(
+                        f"cannot show that the ledger continues the checkpoint {trusted.name}, of size "
+                        f"{trusted.checkpoint.size}, while its files are damaged: {problem}",
+                        where=CHECKPOINT,
+                    )
+                )
+            else:
+                self._add_fork(trusted, published)
+            self._ledger_findings += 1
+
+    def _check_outside(self, vault: VaultSource, tree_size: int) -> None:
+        expected = tree_size
+        for row in iter_rows(vault.copy_outside(tree_size)):
+            parsed = parse_row(row)
+            index = parsed.leaf_index
+            if index is None or index < expected:
+                error: type[TamperError] = ForgedRecordError
+                detail = f"claims leaf {index}, which no row can have" if index is None or index < 0 else (
+                    f"claims leaf {index}, which another row has"
+                )  # fmt: skip
+            elif index > expected:
+                error, detail = MissingRecordError, f"follows a gap: no row for leaves {expected} to {index - 1}"
+                expected = index + 1
+            else:
+                expected += 1
+                continue
+            self._findings.add(
+                error(
+                    f"record {parsed.trail}/{parsed.id}, not sealed: {detail}",
+                    where="vault",
+                    trail=parsed.trail,
+                    record_id=parsed.id,
+                    leaf_index=index,
+                )
+            )
+
+    # -- step 3
+
+    def check_trail(self, trail: TrailSource) -> None:
+        """Compare one trail's rows with the vault's. Nothing without a checkpoint."""
+        self._enter(_Step.LEAVES)
+        if self._vault is None:
+            raise RuntimeError("a trail is compared with a vault: give check_leaves one")
+        if self._checkpoint is not None:
+            known = Known(
+                tree_size=self._checkpoint.size,
+                malformed=self._malformed.get(trail.name, {}),
+                damaged=self._damaged.get((trail.name, trail.incarnation), {}),
+                damaged_leaves=self._damaged_leaves,
+                find_differences=self._find_differences,
+            )
+            check = TrailCheck(trail, self._vault, known, self._findings)
+            done = self._checked["trail"]
+            check.run(lambda checked: self._progress(trail.name, checked, None))
+            self._checked["trail"] = done + check.checked
+            self._waiting += check.waiting
+            self._checked_trails.add((trail.name, trail.incarnation))
+        self._step = _Step.LEAVES
+
+    def _find_differences(self, leaf_index: int, row: Row) -> list[str]:
+        """Return the columns of a trail's row that differ from the entry of a leaf whose vault row is damaged."""
+        size = 0 if self._checkpoint is None else self._checkpoint.size
+        try:
+            entry = self._reader.leaf(leaf_index, size)
+        except (MissingObjectError, FormatError):
+            return []  # nothing to judge by, which is a finding already
+        rows = () if self._vault is None else iter_rows(self._vault.copy_rows(leaf_index, leaf_index + 1))
+        vault_row = next((parse_row(found) for found in rows), None)
+        return find_trail_differences(entry, row, vault_row)
+
+    # -- step 4
+
+    def finish(self) -> Report:
+        """Return the report, after keeping the checkpoint if nothing speaks against it."""
+        self._enter(_Step.LEAVES)
+        checkpoint = self._checkpoint
+        if self._is_own_checkpoint and not self._ledger_findings and self._kept.load(self._origin) != self._note:
+            self._kept.store(self._origin, self._note)
+        self._step = _Step.FINISHED
+        return Report(
+            ok=not self._findings.total,
+            origin=self._origin,
+            size=checkpoint.size if checkpoint else 0,
+            root=checkpoint.root if checkpoint else EMPTY_ROOT,
+            checked=dict(self._checked),
+            findings=tuple(self._findings.listed),
+            total_findings=self._findings.total,
+            waiting=self._waiting,
+            unchecked_trails=tuple(
+                f"{trail} (incarnation {incarnation})"
+                for trail, incarnation in sorted(self._sealed_trails - self._checked_trails)
+            ),
+        )
+
+    def _enter(self, expected: _Step) -> None:
+        if self._step is not expected:
+            raise RuntimeError(f"verification steps out of order: expected {expected.name}, is {self._step.name}")
+        self._step = _Step.FAILED  # until the step has been made
+
+
+def find_trail_differences(entry: bytes, row: Row, vault_row: Row | None) -> list[str]:
+    """Return the columns of a trail's row that differ from the sealed ``entry``.
+
+    A part can be judged only with the vault's salt: where the vault's own part does not fit its commitment, the salt
+    may be what was changed, and the trail's part is given the benefit of the doubt.
+    """
+    try:
+        envelope = parse_envelope(entry)
+    except FormatError:
+        return []
+    if vault_row is None:
+        return find_differences(envelope, row)
+    salted = replace(row, actor_salt=vault_row.actor_salt, data_salt=vault_row.data_salt)
+    doubtful = set(find_differences(envelope, vault_row))
+    names = [name for name in find_differences(envelope, salted) if not (" salt" in name and name in doubtful)]
+    return [name.removesuffix(" or its salt") for name in names]

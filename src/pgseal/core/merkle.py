@@ -242,12 +242,12 @@ def check_consistency(proof: Sequence[bytes], old_size: int, tree_size: int, old
     """
     if not 0 < old_size <= tree_size <= MAX_TREE_SIZE:
         raise ProofError(f"no proof is possible from size {old_size} to size {tree_size}")
-    _check_hashes([old_root, root, *proof])
     failed = f"consistency proof from size {old_size} to size {tree_size}"
     if old_size == tree_size:
         if proof or old_root != root:
             raise ProofError(f"{failed}: equal sizes need an empty proof and equal roots")
-        return
+        return  # nothing is hashed, so nothing is asked of the roots but that they are the same
+    _check_hashes([old_root, root, *proof])
     # Both roots grow from the largest full subtree at the old right edge. If the old size is a power of two, that
     # subtree is the whole old tree, and the prover leaves it out because the verifier has it.
     level = (old_size & -old_size).bit_length() - 1

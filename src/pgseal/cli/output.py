@@ -13,9 +13,13 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.text import Text
 
+#: Called with (done, total).
 Progress = Callable[[int, int], None]
+#: Called with (step, done, total if known).
+Steps = Callable[[str, int, int | None], None]
 
 # C0 and C1 controls, and what turns the direction of text around or is not seen.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
@@ -110,13 +114,26 @@ def zone_name(*, utc: bool) -> str:
 
 @contextmanager
 def show_progress(label: str, *, quiet: bool) -> Generator[Progress]:
-    """Show a bar on stderr if a person is watching; yields what is called with (done, total)."""
+    """Show a bar on stderr if a person is watching; yields what is called with (done, total; 0 if unknown)."""
+    with show_steps(quiet=quiet) as show:
+        yield lambda done, total: show(label, done, total or None)
+
+
+@contextmanager
+def show_steps(*, quiet: bool) -> Generator[Steps]:
+    """Show a bar for each step on stderr if a person is watching; yields what is called with (step, done, total)."""
     if quiet or not sys.stderr.isatty():
-        yield lambda _done, _total: None
+        yield lambda _step, _done, _total: None
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    tasks: dict[str, TaskID] = {}
     with Progress(*columns, console=console(stderr=True), transient=True) as bar:
-        task = bar.add_task(printable(label), total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total or None)
+
+        def show(step: str, done: int, total: int | None) -> None:
+            if step not in tasks:
+                tasks[step] = bar.add_task(escape(printable(step)), total=None)
+            bar.update(tasks[step], completed=done, total=total)
+
+        yield show

@@ -51,11 +51,9 @@ def track(
     side = f"source {where.name!r}"
     with closing(connect(where.admin_dsn.reveal(), side=side)) as connection:
         chosen, skipped = _choose(connection, tables)
-        policies = make_policies(chosen, exclude or [], mask or [])
-        _check(connection, chosen, policies)
-    tracked = _apply(
-        settings, where, chosen, policies, baseline=baseline == "snapshot" and not no_baseline, quiet=as_json
-    )
+    policies = make_policies(chosen, exclude or [], mask or [], where.tables)
+    _check(policies)
+    tracked = _apply(settings, where, policies, baseline=baseline == "snapshot" and not no_baseline, quiet=as_json)
     if as_json:
         documents = [
             {"relation": table.relation, "exclude": policy.exclude, "mask": policy.mask, "baseline": rows}
@@ -68,12 +66,13 @@ def track(
 
 
 def make_policies(
-    tables: "Sequence[Table]", exclude: Sequence[str], mask: Sequence[str]
+    tables: "Sequence[Table]", exclude: Sequence[str], mask: Sequence[str], known: "Mapping[str, TablePolicy]"
 ) -> "list[tuple[Table, TablePolicy]]":
     """Return each table with what of it is left out or masked.
 
     ``exclude`` has columns, ``mask`` columns with ``=hash`` or ``=redact``, as a person wrote them: alone, which means
-    every one of the tables that has it, or with the table in front. Raises ``ConfigError``.
+    every one of the tables that has it, or with the table in front. A table of which they say nothing keeps the policy
+    it has in ``known``: it stands in the file, but could not be tracked yet. Raises ``ConfigError``.
     """
     from pydantic import ValidationError
 
@@ -93,6 +92,9 @@ def make_policies(
     policies: list[tuple[Table, TablePolicy]] = []
     for table in tables:
         columns, masks = excluded.get(table.relation, []), masked.get(table.relation, {})
+        if not columns and not masks and table.relation in known:
+            policies.append((table, known[table.relation]))
+            continue
         try:
             policy = TablePolicy.model_validate({"exclude": columns, "mask": masks})
         except ValidationError as error:
@@ -150,13 +152,10 @@ def _refuse_tracked(relation: str, known: set[str]) -> None:
         raise CaptureError(f"{relation} is already tracked; pgseal untrack it first to change how")
 
 
-def _check(
-    connection: "Connection", tables: "Sequence[Table]", policies: "Sequence[tuple[Table, TablePolicy]]"
-) -> None:
+def _check(policies: "Sequence[tuple[Table, TablePolicy]]") -> None:
     """Refuse before anything is changed what would be refused later."""
     from pgseal.trail.track import TableRule, check_rule
 
-    del connection, tables
     for table, policy in policies:
         check_rule(table, TableRule(policy.exclude, policy.mask))
 
@@ -164,7 +163,6 @@ def _check(
 def _apply(
     settings: "Settings",
     source: "Source",
-    tables: "Sequence[Table]",
     policies: "Sequence[tuple[Table, TablePolicy]]",
     *,
     baseline: bool,
@@ -193,7 +191,7 @@ def _apply(
             rows.append(tracked.rows if baseline else None)
     except BaseException:
         with suppress(PgsealError):
-            _forget_untracked(settings, source, [table.relation for table in tables])
+            _forget_untracked(settings, source, [table.relation for table, _ in policies])
         raise
     return rows
 

@@ -1,14 +1,182 @@
 """``pgseal verify``: trails, vault and ledger of this configuration against each other and the signature."""
 
+import time
+from contextlib import closing
+from datetime import datetime
+from typing import TYPE_CHECKING
+
 import typer
 
+from pgseal.cli.failures import FOUND
 from pgseal.cli.invocation import load_settings
-from pgseal.cli.options import AsJson, InUtc
+from pgseal.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from pgseal.core.keys import VerifierKey
+    from pgseal.settings import Settings
+    from pgseal.verifier import FileKeptCheckpoint, Finding, Report, Verifier
 
 EXAMPLE = "pgseal verify"
 
+_PUBLISH_SECONDS = 3.0
+_SHOWN_FINDINGS = 50
 
-def verify(context: typer.Context, utc: InUtc = False, as_json: AsJson = False) -> int:
-    """Check that nothing was changed, removed or added behind pgseal's back. Exit code 1 if something was."""
-    load_settings(context)
-    return 3
+
+def verify(context: typer.Context, as_json: AsJson = False) -> int:
+    """Was anything changed behind pgseal's back?
+
+    Compares every trail with the vault, the vault with the ledger, and the ledger with its signature and with what
+    was seen the last time. Ends with exit code 1 if something was changed, removed or added.
+    """
+    settings = load_settings(context)
+    key = settings.read_verifier()
+
+    from pgseal.cli.output import print_json
+    from pgseal.verifier import FileKeptCheckpoint
+
+    kept = FileKeptCheckpoint(settings.state)
+    try:
+        kept_on = datetime.fromtimestamp(kept.path(settings.origin).stat().st_mtime).astimezone().date().isoformat()
+    except OSError:
+        kept_on = None
+    report, rows = _run(settings, key, kept, quiet=as_json)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        _show(report, rows, kept_on)
+    return 0 if report.ok else FOUND
+
+
+def _run(
+    settings: "Settings", key: "VerifierKey", kept: "FileKeptCheckpoint", *, quiet: bool
+) -> "tuple[Report, dict[str, int]]":
+    """Return the report, and how many rows of each trail were compared."""
+    from pgseal.cli.output import show_steps
+    from pgseal.ledger.store import DirectoryStore
+    from pgseal.vault.source import VaultRows
+    from pgseal.verifier import VAULT_COLUMNS, Verifier
+
+    rows: dict[str, int] = {}
+    vault = VaultRows(settings.vault.dsn.reveal(), VAULT_COLUMNS)
+    with closing(vault), show_steps(quiet=quiet) as show:
+
+        def progress(step: str, done: int, total: int | None) -> None:
+            """Count the rows of trails, and show how far it has come."""
+            if step not in {"ledger", "vault"}:
+                rows[step] = done
+            show(step, done, total)
+
+        verifier = Verifier(settings.origin, key, DirectoryStore(settings.ledger), kept, progress=progress)
+        verifier.check_checkpoint(_read_sealer_note(settings, key))
+        verifier.check_leaves(vault)
+        _check_trails(verifier, settings, rows)
+        return verifier.finish(), rows
+
+
+def _check_trails(verifier: "Verifier", settings: "Settings", rows: dict[str, int]) -> None:
+    """Compare each trail, seen with the state its feed has when its turn comes."""
+    from pgseal.postgres import connect
+    from pgseal.sealer.trails import SEALER_ROLE, trail_addresses
+    from pgseal.trail.feed import FeedState
+    from pgseal.trail.source import TrailRows
+    from pgseal.vault.store import VaultStore
+
+    with closing(connect(settings.vault.dsn.reveal(), side="vault", role=SEALER_ROLE)) as connection:
+        store = VaultStore(connection)
+        for address in trail_addresses(settings):
+            with closing(address.connect()) as trail:
+                rows[address.name] = 0
+                row = store.read_feed(address.name)
+                state = (
+                    FeedState(address.name)
+                    if row is None
+                    else FeedState(row.trail, row.incarnation, row.snapshot, row.pending, row.position)
+                )
+                verifier.check_trail(TrailRows(trail, state, address.side))
+
+
+def _read_sealer_note(settings: "Settings", key: "VerifierKey") -> bytes | None:
+    """Return the checkpoint that the sealer keeps, once the ledger has had the time to show it, too.
+
+    A sealer at work keeps a checkpoint a moment before it publishes it. One that is still not published then was
+    either taken back, or its sealer was killed in that very moment: the next ``pgseal seal`` publishes it.
+    """
+    from pgseal.core.checkpoint import open_checkpoint
+    from pgseal.errors import PgsealError
+    from pgseal.ledger.reader import LedgerReader
+    from pgseal.ledger.store import DirectoryStore
+    from pgseal.sealer.state import read_kept
+
+    note = read_kept(settings.state)
+    if note is None:
+        return None
+    deadline = time.monotonic() + _PUBLISH_SECONDS
+    try:
+        size = open_checkpoint(note, [key], origin=settings.origin).checkpoint.size
+        reader = LedgerReader(DirectoryStore(settings.ledger))
+        while open_checkpoint(reader.checkpoint_note(), [key]).checkpoint.size < size and time.monotonic() < deadline:
+            time.sleep(0.1)
+    except PgsealError:
+        pass  # whatever is wrong with them, the verifier finds it and says it better
+    return note
+
+
+def _show(report: "Report", rows: dict[str, int], kept_on: str | None) -> None:
+    from pgseal.cli.output import format_count, printable, say
+
+    sides = {finding.where for finding in report.findings}
+    damaged = {finding.trail for finding in report.findings if finding.where == "trail"}
+    ledger_words = "root and signature ok"
+    if kept_on is not None:
+        ledger_words += f", consistent with the checkpoint kept on {kept_on}"
+    lines = [
+        (f"trail   {printable(name)}", format_count(count, "row"), name not in damaged, "ok")
+        for name, count in rows.items()
+    ]
+    lines.append(("vault", format_count(report.checked["vault"], "row"), "vault" not in sides, "ok"))
+    is_ledger_ok = not sides & {"ledger", "checkpoint"}
+    lines.append(("ledger", format_count(report.checked["ledger"], "leaf", "leaves"), is_ledger_ok, ledger_words))
+    width, count_width = max(len(line[0]) for line in lines), max(len(line[1]) for line in lines)
+    for label, count, ok, words in lines:
+        say(f"{label:<{width}}  {count:>{count_width}}  ", (words, "green") if ok else ("findings below", "red"))
+    if report.waiting:
+        say(f"  {format_count(report.waiting, 'row')} not sealed yet:  pgseal seal")
+    for name in report.unchecked_trails:
+        say(("! ", "yellow"), f"trail {printable(name)} was not compared: its source is not in the configuration")
+    if report.ok:
+        say(("✓ ", "green"), "nothing was changed, removed or added behind pgseal's back")
+    else:
+        _show_findings(report)
+
+
+def _show_findings(report: "Report") -> None:
+    from pgseal.cli.output import format_count, printable, say
+
+    shown = report.findings[:_SHOWN_FINDINGS]
+    width = max(len(finding.kind) for finding in shown)
+    for finding in shown:
+        say(
+            ("✗ ", "red"),
+            (f"{finding.kind:<{width}}", "bold"),
+            f"   {printable(_place(finding))}: {printable(finding.detail)}",
+        )
+    if len(shown) < report.total_findings:
+        more = report.total_findings - len(shown)
+        say(f"  and {more:,} more:  pgseal verify --json lists up to {len(report.findings):,}")
+    records = [finding for finding in shown if finding.id is not None and finding.trail is not None]
+    advice = ""
+    if records:
+        advice = f" What was sealed is in the vault:  pgseal history --id {records[0].trail}/{records[0].id}"
+    say(f"{format_count(report.total_findings, 'finding')}.{advice}")
+
+
+def _place(finding: "Finding") -> str:
+    """Return where a finding was made, and about which record."""
+    where = finding.where
+    if finding.trail is not None:
+        where += f" {finding.trail}" if where == "trail" else f", trail {finding.trail}"
+    if finding.id is not None:
+        where += f", record {finding.id}"
+    if finding.index is not None:
+        where += f", leaf {finding.index}"
+    return where

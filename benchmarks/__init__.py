@@ -1,0 +1,1 @@
+"""Benchmarks: `make bench`. Real servers, real processes; figures go to build/bench.json."""

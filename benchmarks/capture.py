@@ -1,0 +1,104 @@
+"""What capture costs, against no audit and against the smallest generic trigger, in the same run, round by round."""
+
+import re
+import subprocess
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+
+import psycopg
+from tests.clusters import Cluster
+
+from benchmarks.common import UPDATE, Figure, make_table, median, server
+from pgseal.postgres import connect, install_schema
+from pgseal.trail.capture import TableRule
+from pgseal.trail.track import track
+
+MINIMAL = """
+CREATE TABLE minimal_log (id bigserial PRIMARY KEY, old jsonb, new jsonb);
+CREATE FUNCTION minimal_trigger() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO minimal_log (old, new) VALUES (to_jsonb(OLD), to_jsonb(NEW)); RETURN NULL; END $$;
+CREATE TRIGGER minimal AFTER INSERT OR UPDATE OR DELETE ON minimal FOR EACH ROW EXECUTE FUNCTION minimal_trigger();
+"""
+TABLES = ("plain", "minimal", "sealed")
+CLIENTS = 2
+SECONDS = 8
+WARM_UP_SECONDS = 2
+
+
+def run(arguments: Namespace) -> Iterator[Figure]:
+    with server("capture") as cluster:
+        dsn = cluster.create_database("bench")
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            _prepare(connection, dsn, arguments.rows)
+            yield from _bulk(connection, arguments)
+        yield from _single(cluster, arguments)
+
+
+def _prepare(connection: psycopg.Connection, dsn: str, rows: int) -> None:
+    for name in TABLES:
+        make_table(connection, name, rows)
+    connection.execute(MINIMAL)
+    with connect(dsn, side="source") as installer:
+        install_schema(installer, "audit", "pgseal.trail", side="source")
+    track(dsn, "public", "sealed", TableRule(), side="source", baseline=False)
+
+
+def _bulk(connection: psycopg.Connection, arguments: Namespace) -> Iterator[Figure]:
+    seconds: dict[str, list[float]] = {name: [] for name in TABLES}
+    sizes: dict[str, list[float]] = {"minimal": [], "sealed": []}
+    for number in range(arguments.rounds + 1):
+        connection.execute("TRUNCATE minimal_log, audit.record")
+        connection.execute("CHECKPOINT")
+        for name in TABLES:
+            began = time.perf_counter()
+            connection.execute(UPDATE.format(name=name))
+            if number:  # the first round warms up
+                seconds[name].append(time.perf_counter() - began)
+        for name in TABLES:
+            connection.execute(f"VACUUM {name}")
+        for name, size in (("minimal", "pg_total_relation_size('minimal_log')"), ("sealed", _TRAIL_SIZE)):
+            row = connection.execute(f"SELECT {size}").fetchone()
+            sizes[name].append(int(row[0]) / arguments.rows if row else 0)
+    plain, minimal, sealed = (median(seconds[name]) for name in TABLES)
+    yield Figure("capture.bulk_update.unaudited_seconds", plain, "s")
+    yield Figure("capture.bulk_update.minimal_seconds", minimal, "s")
+    yield Figure("capture.bulk_update.pgseal_seconds", sealed, "s")
+    yield Figure("capture.bulk_update.added_vs_minimal", (sealed - plain) / (minimal - plain), "ratio")
+    yield Figure("capture.bytes_per_update", median(sizes["sealed"]), "bytes")
+    yield Figure("capture.bytes_per_update.minimal", median(sizes["minimal"]), "bytes")
+
+
+_TRAIL_SIZE = "(SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree('audit.record') WHERE isleaf)"
+
+
+def _single(cluster: Cluster, arguments: Namespace) -> Iterator[Figure]:
+    rates: dict[str, list[float]] = {name: [] for name in TABLES}
+    for number in range(arguments.rounds + 1):
+        for name in TABLES:
+            rate = _pgbench(cluster, name, arguments.rows, SECONDS if number else WARM_UP_SECONDS)
+            if number:
+                rates[name].append(rate)
+    plain, minimal, sealed = (median(rates[name]) for name in TABLES)
+    yield Figure("capture.single_update.unaudited_tps", plain, "1/s")
+    yield Figure("capture.single_update.minimal_tps", minimal, "1/s")
+    yield Figure("capture.single_update.pgseal_tps", sealed, "1/s")
+    yield Figure("capture.single_update.tps_vs_minimal", sealed / minimal, "ratio")
+
+
+def _pgbench(cluster: Cluster, table: str, rows: int, seconds: int) -> float:
+    script = (
+        f"\\set id random(1, {rows})\nUPDATE {table} SET balance = balance + 1, visits = visits + 1 WHERE id = :id;\n"
+    )
+    dsn = cluster.dsn("bench", options="-c synchronous_commit=off")
+    done = subprocess.run(
+        ["pgbench", "-n", "-M", "prepared", "-c", str(CLIENTS), "-j", "1", "-T", str(seconds), "-f", "/dev/stdin", dsn],
+        input=script,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = re.search(r"tps = ([0-9.]+)", done.stdout)
+    if found is None:
+        raise RuntimeError(done.stdout + done.stderr)
+    return float(found[1])

@@ -1,0 +1,173 @@
+"""How fast records are sealed and verified, how late a commit is in a checkpoint, and in how much memory."""
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+
+from benchmarks.common import UPDATE, Figure, deployment, make_table, median, server
+from pgseal.settings import Settings
+from pgseal.trail.capture import TableRule
+from pgseal.trail.track import track
+
+WAITING = 200_000
+RATE = 1_000
+LATENCY_SECONDS = 30
+STEP_SECONDS = 0.01
+
+# Each measured step runs in a process of its own, so that its memory is its own.
+SEAL = """
+import json, resource, sys, time
+from contextlib import closing
+from pathlib import Path
+from pgseal.sealer.seal import Sealer
+from pgseal.settings import load
+with closing(Sealer.open(load(Path(sys.argv[1]), {}))) as sealer:
+    began = time.perf_counter()
+    sealed = sealer.seal_once().sealed
+    seconds = time.perf_counter() - began
+print(json.dumps({"records": sealed, "seconds": seconds, "rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
+"""
+VERIFY = """
+import json, resource, sys, time
+from pathlib import Path
+from pgseal.ledger.store import DirectoryStore
+from pgseal.settings import load
+from pgseal.vault.source import VaultRows
+from pgseal.verifier import VAULT_COLUMNS, FileKeptCheckpoint, Verifier
+def main():
+    settings = load(Path(sys.argv[1]), {})
+    began = time.perf_counter()
+    vault = VaultRows(settings.vault.dsn.reveal(), VAULT_COLUMNS)
+    kept = FileKeptCheckpoint(settings.state)
+    verifier = Verifier(settings.origin, settings.read_verifier(), DirectoryStore(settings.ledger), kept)
+    verifier.check_checkpoint()
+    verifier.check_leaves(vault)
+    report = verifier.finish()
+    assert report.ok, report
+    usage = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    seconds = time.perf_counter() - began
+    print(json.dumps({"records": report.checked["vault"], "seconds": seconds, "rss": max(usage)}))
+if __name__ == "__main__":
+    main()
+"""
+
+
+def run_seal_and_verify(arguments: Namespace) -> Iterator[Figure]:
+    rates, ratios, verify_rates, small, large = [], [], [], [], []
+    verify_small, verify_large = 0.0, 0.0
+    for number in range(arguments.rounds):
+        with server(f"seal{number}") as cluster, deployment(cluster) as (settings, source):
+            with psycopg.connect(source, autocommit=True) as connection:
+                make_table(connection, "sealed", 100_000)
+                track(source, "public", "sealed", TableRule(), side="source", baseline=False)
+                connection.execute("UPDATE sealed SET visits = 0 WHERE id <= 25000")
+                small.append(_measure(settings, SEAL)["rss"])
+                verify_small = _measure(settings, VERIFY)["rss"]
+                connection.execute("VACUUM sealed")
+                began = time.perf_counter()
+                for _ in range(WAITING // 100_000):
+                    connection.execute(UPDATE.format(name="sealed"))
+                capture_rate = WAITING / (time.perf_counter() - began)
+                connection.execute("CHECKPOINT")
+            measured = _measure(settings, SEAL)
+            rates.append(measured["records"] / measured["seconds"])
+            ratios.append(rates[-1] / capture_rate)
+            large.append(measured["rss"])
+            verified = _measure(settings, VERIFY)
+            verify_rates.append(verified["records"] / verified["seconds"])
+            verify_large = verified["rss"]
+    yield Figure("seal.records_per_second", median(rates), "1/s")
+    yield Figure("seal.vs_bulk_capture", median(ratios), "ratio")
+    yield Figure("seal.peak_memory", max(large) / 1024, "MiB")
+    yield Figure("seal.memory_growth_25k_to_200k", median(large) / median(small), "ratio")
+    yield Figure("verify.records_per_second", median(verify_rates), "1/s")
+    yield Figure("verify.peak_memory", verify_large / 1024, "MiB")
+    yield Figure("verify.memory_growth_25k_to_225k", verify_large / verify_small, "ratio")
+
+
+def _measure(settings: Settings, program: str) -> dict[str, float]:
+    script = settings.path.with_name("measured.py")
+    script.write_text(program)
+    done = subprocess.run([sys.executable, script, settings.path], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout)
+
+
+def run_latency(arguments: Namespace) -> Iterator[Figure]:
+    del arguments
+    with server("latency") as cluster, deployment(cluster) as (settings, source):
+        with psycopg.connect(source, autocommit=True) as connection:
+            make_table(connection, "sealed", 10_000)
+            track(source, "public", "sealed", TableRule(), side="source", baseline=False)
+        command = [Path(sys.executable).with_name("pgseal"), "--config", settings.path, "seal"]
+        with subprocess.Popen(command) as sealer, _Watch(settings.ledger / "checkpoint") as watch:
+            time.sleep(2)
+            commits = _commit_at_rate(source)
+            time.sleep(3)
+            sealer.send_signal(signal.SIGINT)
+        with psycopg.connect(settings.vault.dsn.reveal()) as vault:
+            rows = vault.execute("SELECT id, leaf_index FROM vault.record WHERE trail = 'source'").fetchall()
+        delays = sorted(watch.first_time(index) - commits[number] for number, index in rows if number in commits)
+        yield Figure("seal.commit_to_checkpoint_rate", len(commits) / LATENCY_SECONDS, "1/s")
+        yield Figure("seal.commit_to_checkpoint_p50_ms", 1000 * delays[len(delays) // 2], "ms")
+        yield Figure("seal.commit_to_checkpoint_p99_ms", 1000 * delays[len(delays) * 99 // 100], "ms")
+        yield Figure("seal.commit_to_checkpoint_max_ms", 1000 * delays[-1], "ms")
+
+
+def _commit_at_rate(source: str) -> dict[int, float]:
+    """Commit RATE single-row transactions a second; return when each record's commit was acknowledged, by id."""
+    commits: dict[int, float] = {}
+    with psycopg.connect(source, autocommit=True) as connection:
+        # The session's own newest id tells which record an update made: nobody else draws from the sequence.
+        before = _last_id(connection)
+        began = time.monotonic()
+        total = RATE * LATENCY_SECONDS
+        for number in range(total):
+            wait = began + number / RATE - time.monotonic()
+            if wait > STEP_SECONDS:
+                time.sleep(wait)
+            connection.execute("UPDATE sealed SET visits = visits + 1 WHERE id = %s", [number % 10_000 + 1])
+            commits[before + number + 1] = time.monotonic()
+    return commits
+
+
+def _last_id(connection: psycopg.Connection) -> int:
+    row = connection.execute("SELECT last_value FROM audit.record_id_seq").fetchone()
+    return int(row[0]) if row else 0
+
+
+class _Watch(contextlib.AbstractContextManager["_Watch"]):
+    """Notes when each size of the published checkpoint was first seen."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: list[tuple[int, float]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "_Watch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(STEP_SECONDS):
+            size = int(self._path.read_text().split("\n")[1])
+            if not self._seen or size > self._seen[-1][0]:
+                self._seen.append((size, time.monotonic()))
+
+    def first_time(self, leaf_index: int) -> float:
+        return next(moment for size, moment in self._seen if size > leaf_index)

@@ -28,7 +28,10 @@ def format_reference() -> str:
 
 def iter_help(command: Any, path: str, parent: Any) -> Iterator[tuple[str, str]]:
     context = command.context_class(
-        command, info_name=path.rsplit(" ", 1)[-1], parent=parent, terminal_width=WIDTH, max_content_width=WIDTH
+        command,
+        info_name=path.rsplit(" ", 1)[-1],
+        parent=parent,
+        **{"terminal_width": WIDTH, "max_content_width": WIDTH, **command.context_settings},
     )
     yield path, "\n".join(line.rstrip() for line in command.get_help(context).strip().splitlines())
     for name, inner in getattr(command, "commands", {}).items():

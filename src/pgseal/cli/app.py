@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pgseal import __version__
-from pgseal.cli import history, init, key, prove, seal, search, status, track, untrack, verify
+from pgseal.cli import demo, history, init, key, prove, seal, search, status, track, untrack, verify
 from pgseal.cli.failures import INTERRUPTED, describe_failure
 from pgseal.cli.invocation import Invocation
 
@@ -73,6 +73,7 @@ for command, example in (
     (history.history, history.EXAMPLE),
     (search.search, search.EXAMPLE),
     (prove.prove, prove.EXAMPLE),
+    (demo.demo, demo.EXAMPLE),
 ):
     app.command(epilog=f"Example: {example}")(command)
 app.add_typer(key.app, name="key")

@@ -171,12 +171,12 @@ def _show_findings(report: "Report") -> None:
 
 
 def _place(finding: "Finding") -> str:
-    """Return where a finding was made, and about which record."""
+    """Return where a finding was made, and about which record unless the detail says so itself."""
     where = finding.where
-    if finding.trail is not None:
-        where += f" {finding.trail}" if where == "trail" else f", trail {finding.trail}"
-    if finding.id is not None:
-        where += f", record {finding.id}"
-    if finding.index is not None:
+    if finding.trail is not None and where == "trail":
+        where += f" {finding.trail}"
+    if finding.id is not None and str(finding.id) not in finding.detail:
+        where += f", record {finding.trail}/{finding.id}"
+    if finding.index is not None and f"leaf {finding.index}" not in finding.detail:
         where += f", leaf {finding.index}"
     return where

@@ -5,8 +5,8 @@ who it is in ``application_name``. Database errors leave this module as pgseal's
 (worth trying again) or ``ConfigError`` (someone has to act); never as a finding.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from select import select
 from typing import Any, LiteralString
@@ -102,7 +102,7 @@ def connect(dsn: str, *, side: str, role: LiteralString | None = None) -> Connec
 def _login_error(side: str, error: psycopg.OperationalError) -> ConfigError | UnavailableError:
     # libpq reports refused logins without an SQLSTATE; the server's words are in the message.
     text = " ".join(str(error).split())
-    for words in ("password", "does not exist", "no pg_hba.conf entry", "authentication failed", "could not translate"):
+    for words in ("password", "does not exist", "no pg_hba.conf entry", "authentication failed"):
         if words in text:
             return ConfigError(f"{side}: cannot log in ({_tail(text)}); check the DSN")
     return UnavailableError(f"cannot reach the {side} ({_tail(text)})")
@@ -164,13 +164,16 @@ def read_identity(connection: Connection) -> ServerIdentity:
     return ServerIdentity(int(row[0]), int(row[1]))
 
 
-def copy_lines(connection: Connection, query: sql.Composable, *, side: str) -> Iterator[bytes]:
+def copy_lines(connection: Connection, query: sql.Composable, *, side: str) -> Generator[bytes, None, None]:
     """Yield the rows of a query as COPY text lines, without their newline."""
-    for message in copy_messages(connection, query, side=side):
-        yield message[:-1]
+    with closing(copy_messages(connection, query, side=side)) as messages:
+        for message in messages:
+            yield message[:-1]
 
 
-def copy_messages(connection: Connection, query: sql.Composable, *, side: str, binary: bool = False) -> Iterator[bytes]:
+def copy_messages(
+    connection: Connection, query: sql.Composable, *, side: str, binary: bool = False
+) -> Generator[bytes, None, None]:
     """Yield what ``COPY (query) TO STDOUT`` sends, message by message: a row each (binary: header and trailer too).
 
     Talks to libpq directly: psycopg's own loop costs more for each row than the row does. A generator that is closed

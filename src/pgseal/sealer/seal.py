@@ -27,7 +27,7 @@ from pgseal.core.checkpoint import Checkpoint, format_checkpoint, open_checkpoin
 from pgseal.core.encoding import format_base64
 from pgseal.core.merkle import EMPTY_ROOT
 from pgseal.core.note import sign_note
-from pgseal.errors import ConfigError, RollbackError, UnavailableError
+from pgseal.errors import ConfigError, ConflictError, RollbackError, UnavailableError
 from pgseal.ledger.adopt import prepare_directory
 from pgseal.ledger.reader import LedgerReader
 from pgseal.ledger.store import DirectoryStore, MissingObjectError
@@ -45,6 +45,7 @@ from pgseal.vault.store import VaultStore
 CHUNK_ROWS = 16_384
 _POLL_SECONDS = 0.2
 _MAX_PAUSE_SECONDS = 30.0
+_MAINTENANCE_SECONDS = 6 * 3600.0
 
 Progress = Callable[[int], None]
 
@@ -168,6 +169,7 @@ class Sealer:
         feed = PollFeed(connection, side=address.side)
         state = read_state(self._vault, address.name)
         feed.check_restart(state)
+        feed.maintain()
         self._feeds[address.name] = feed
         self._states[address.name] = state
         self._encoders[address.name] = ChunkEncoder(address.name, state.incarnation)
@@ -211,8 +213,7 @@ class Sealer:
     ) -> tuple[EncodedChunk, FeedState]:
         encoder = self._encoders[begun.trail]
         with self._vault.transaction():
-            with self._vault.copy_in() as copy:
-                lines = feed.read_chunk(begun, CHUNK_ROWS)
+            with self._vault.copy_in() as copy, closing(feed.read_chunk(begun, CHUNK_ROWS)) as lines:
                 chunk = encoder.encode(lines, self._ledger.size, copy.write, known_ids)
             for row in chunk.malformed:
                 self._record_malformed(begun, row)
@@ -244,13 +245,17 @@ def run(settings: Settings, stop: Event, report: Callable[[str], None]) -> None:
     ``report`` gets one line when a side is lost and one when it is back. Raises what a person has to act on.
     """
     pause = 1.0
-    waiting = False
+    waiting = has_worked = False
     while not stop.is_set():
         try:
             sealer = Sealer.open(settings)
+            has_worked = True
+            maintain_at = time.monotonic() + _MAINTENANCE_SECONDS
             try:
                 while not stop.is_set():
                     began = time.monotonic()
+                    if began > maintain_at:
+                        break  # opening again checks every side and makes partitions
                     sealed = sealer.seal_once().sealed
                     if waiting:
                         report("back at work")
@@ -260,7 +265,10 @@ def run(settings: Settings, stop: Event, report: Callable[[str], None]) -> None:
                         stop.wait(max(0.0, _POLL_SECONDS - (time.monotonic() - began)))
             finally:
                 sealer.close()
-        except UnavailableError as error:
+        except (UnavailableError, ConflictError) as error:
+            # After a lost connection the vault may take our own lock for someone else's for a while.
+            if isinstance(error, ConflictError) and not has_worked:
+                raise
             report(f"{error}; nothing is lost, retrying in {pause:.0f} s")
             waiting = True
             stop.wait(pause)

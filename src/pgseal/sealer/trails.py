@@ -1,6 +1,6 @@
 """The trails a configuration names, connected: the vault's own and one for each source."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pgseal.errors import ConfigError
 from pgseal.postgres import Connection, ServerIdentity, connect, read_version
@@ -17,7 +17,7 @@ class TrailAddress:
     """Where a trail is: its name, how to connect, and what to call its server in messages."""
 
     name: str
-    dsn: str
+    dsn: str = field(repr=False)
     side: str
 
     def connect(self) -> Connection:

@@ -18,7 +18,7 @@ assigned when an earlier snapshot S was taken has only ids above what the sequen
 (S.xmax, last id) are kept as ``floors``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
 from psycopg import sql
@@ -116,6 +116,11 @@ class PollFeed:
             trail=state.trail,
         )
 
+    def maintain(self) -> None:
+        """Make the trail's partitions well ahead of time."""
+        with translated_errors(self._side):
+            self._connection.execute("SELECT audit.ensure_partitions()")
+
     def begin(self, state: FeedState) -> FeedState | None:
         """Take up the batch under way or begin a new one; None if there is nothing to hand on.
 
@@ -140,14 +145,14 @@ class PollFeed:
         self._connection.execute("SET synchronous_commit = on")
         self._connection.execute("SELECT pg_logical_emit_message(true, 'pgseal', 'durable')")
 
-    def read_chunk(self, state: FeedState, limit: int) -> Iterator[bytes]:
+    def read_chunk(self, state: FeedState, limit: int) -> Generator[bytes, None, None]:
         """Yield up to ``limit`` COPY lines (``RECORD_COLUMNS``, no newline) of the batch after ``position``, by id."""
         query = sql.SQL(
             "SELECT {columns} FROM audit.record AS r WHERE {condition} ORDER BY r.id LIMIT {limit}",
         ).format(columns=sql.SQL(RECORD_COLUMNS), condition=self._condition(state), limit=sql.Literal(limit))
         return copy_lines(self._connection, query, side=self._side)
 
-    def read_rows(self, ids: Sequence[int]) -> Iterator[bytes]:
+    def read_rows(self, ids: Sequence[int]) -> Generator[bytes, None, None]:
         """Yield the COPY lines of the rows with these ids, in id order."""
         query = sql.SQL(
             "SELECT {columns} FROM audit.record AS r WHERE r.id = ANY({ids}) ORDER BY r.id",

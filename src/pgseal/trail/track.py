@@ -118,6 +118,15 @@ def track(
         if not baseline:
             return TrackedTable(table.relation, rule, "none")
         rows = _record_rows(reader, table, rule, found, progress or (lambda _done, _total: None))
+        # Only now, and not in the reader's snapshot: a crash in between leaves "pending", and a second baseline is
+        # as good as the first.
+        with writer.transaction():
+            as_owner(
+                writer,
+                sql.SQL("UPDATE audit.tracked SET baseline = 'done' WHERE relation = {}").format(
+                    sql.Literal(table.relation)
+                ),
+            )
     return TrackedTable(table.relation, rule, "done", rows)
 
 
@@ -200,9 +209,6 @@ def _record_rows(reader: Connection, table: Table, rule: TableRule, baseline: _B
             ).rowcount
             progress(done + min(end, part.pages), total)
         done += part.pages
-    as_owner(reader, sql.SQL("UPDATE audit.tracked SET baseline = 'done' WHERE relation = {}").format(
-        sql.Literal(table.relation),
-    ))  # fmt: skip
     reader.execute("COMMIT")
     return rows
 

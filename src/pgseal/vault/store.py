@@ -4,7 +4,7 @@ The vault's transaction is the first durable step of sealing: records with their
 the feed has come, are kept together or not at all.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import LiteralString
@@ -128,7 +128,7 @@ class VaultStore:
             ).fetchall()
         return {row[0] for row in rows}
 
-    def read_lines(self, begin: int, end: int) -> Iterator[bytes]:
+    def read_lines(self, begin: int, end: int) -> Generator[bytes, None, None]:
         """Yield the COPY lines (no newline) of leaves [begin, end), in leaf order."""
         return copy_lines(
             self._connection,

@@ -19,7 +19,7 @@ from tests.unit.ledger.stores import (
 
 from pgseal.core.merkle import EMPTY_ROOT, check_consistency, check_inclusion, leaf_hash, leaf_hashes, tree_root
 from pgseal.core.tiles import format_entries, parent_hash, tile_at
-from pgseal.errors import ForkError, FormatError, ProofError, RollbackError, TamperError
+from pgseal.errors import ForkError, FormatError, ProofError, RollbackError, TamperError, UnavailableError
 from pgseal.ledger.prove import prove_consistency, prove_inclusion
 from pgseal.ledger.reader import LedgerReader
 from pgseal.ledger.store import DirectoryStore, MissingObjectError
@@ -368,6 +368,24 @@ def test_first_publish_after_open_removes_leftovers_near_the_edge():
     assert not left.keys() & store.objects.keys()
     assert needed.keys() < store.objects.keys()
     assert "tile/0/foreign.p/1" in store.objects
+
+
+def test_what_a_failed_append_left_is_removed_though_other_leaves_follow(monkeypatch):
+    store, writer = filled(256)
+    writer.publish(store.objects["checkpoint"], 256)
+    write_new = store.write_new
+
+    def fail_at_the_end(objects):
+        write_new(objects)
+        raise UnavailableError("disk full")
+
+    monkeypatch.setattr(store, "write_new", fail_at_the_end)
+    with pytest.raises(UnavailableError):
+        writer.append(make_leaves(256, 300))
+    monkeypatch.undo()
+    assert (writer.size, "tile/0/001.p/44" in store.objects) == (256, True)
+    seal(writer, make_leaves(256, 600))
+    assert set(store.objects) == paths_of([256, 600])
 
 
 def test_partial_tiles_stay_where_the_full_one_is_gone():

@@ -1,6 +1,7 @@
 """``FileKeptCheckpoint``: the verifier's memory as one small file for each origin in a state directory."""
 
 import os
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -51,7 +52,8 @@ class FileKeptCheckpoint:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
             raise StorageError(
                 f"cannot keep the checkpoint in {str(path)!r}: {error.strerror}; make the directory writable"
             ) from error

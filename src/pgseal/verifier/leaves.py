@@ -52,7 +52,9 @@ class RangeResult:
     """What one range came to.
 
     ``root`` is the settled hash of the full level-1 tile; of a range that is cut off by the end of the tree,
-    ``hashes`` holds the settled hashes of level 0 (beyond the last full bundle) and of level 1.
+    ``hashes`` holds the settled hashes of level 0 (beyond the last full bundle) and of level 1. ``damaged`` gives, by
+    leaf index, the sealed trail, incarnation and id of every leaf whose vault row has a finding, None where the ledger
+    cannot say either. ``malformed`` lists trail, id and leaf index of the rows that MALFORMED records stand for.
     """
 
     index: int
@@ -64,7 +66,7 @@ class RangeResult:
     total: int = 0
     ledger_findings: int = 0
     trails: set[tuple[str, int]] = field(default_factory=set[tuple[str, int]])
-    damaged: list[tuple[str, int, int, int]] = field(default_factory=list[tuple[str, int, int, int]])
+    damaged: dict[int, tuple[str, int, int] | None] = field(default_factory=dict[int, "tuple[str, int, int] | None"])
     malformed: list[tuple[str, int, int]] = field(default_factory=list[tuple[str, int, int]])
 
 
@@ -96,6 +98,7 @@ class _RangePass:
         self._end = min(self._begin + RANGE, log.tree_size)
         rows = () if log.vault is None else iter_rows(log.vault.copy_rows(self._begin, self._end))
         self._rows = _RowStream(iter(rows))
+        self._last = Sealed(-1, None, None)  # the leaf before the one that is looked at
 
     def run(self) -> RangeResult:
         result = self._result
@@ -140,16 +143,18 @@ class _RangePass:
             # No leaf of ours has a newline in it, so the joined texts are equal only if every leaf is.
             if leaves is not None and "\n".join(leaves).encode() == bundle.joined:
                 self._result.rows += width
+                self._last = bundle.sealed(first, width - 1)
                 return
         self._rows.give_back(rows)
         for number in range(width):
             index = first + number
-            sealed = Sealed(index, bundle.entries[number], bundle.hashes[number] if bundle.hashes else None)
+            sealed = bundle.sealed(first, number)
             claims = self._take_claims(index)
             self._result.rows += bool(claims)
+            self._last = sealed
             errors = judge_rows(sealed, claims)
             if errors:
-                self._report(sealed, errors, claims)
+                self._report(sealed, errors)
             elif sealed.entry is not None:
                 self._note_malformed(index, claims[0])
 
@@ -168,26 +173,22 @@ class _RangePass:
         return claims
 
     def _report_stray(self, row: Row) -> None:
-        self._vault_findings.add(
-            ForgedRecordError(
-                f"record {row.trail}/{row.id} claims leaf {row.leaf_index}, which another row has",
-                where="vault",
-                trail=row.trail,
-                record_id=row.id,
-                leaf_index=row.leaf_index,
-            )
+        index = -1 if row.leaf_index is None else row.leaf_index
+        sealed = self._last if self._last.leaf_index == index else Sealed(index, None, None)
+        error = ForgedRecordError(
+            f"record {row.trail}/{row.id} claims leaf {index}, which another row has",
+            where="vault",
+            trail=row.trail,
+            record_id=row.id,
+            leaf_index=index,
         )
+        self._report(sealed, [error])
 
-    def _report(self, sealed: Sealed, errors: Sequence[TamperError], claims: Sequence[Row]) -> None:
+    def _report(self, sealed: Sealed, errors: Sequence[TamperError]) -> None:
         for error in errors:
             self._vault_findings.add(error)
-        if len(self._result.damaged) < self._log.max_findings:
-            envelope = sealed.envelope()
-            if envelope is not None:
-                self._result.damaged.append((envelope.trail, envelope.incarnation, envelope.id, sealed.leaf_index))
-            for row in claims:
-                if row.trail is not None and row.incarnation is not None and row.id is not None:
-                    self._result.damaged.append((row.trail, row.incarnation, row.id, sealed.leaf_index))
+        envelope = sealed.envelope()
+        self._result.damaged[sealed.leaf_index] = envelope and (envelope.trail, envelope.incarnation, envelope.id)
 
     def _note_malformed(self, index: int, row: Row) -> None:
         if row.action == MALFORMED and row.data is not None:

@@ -69,7 +69,7 @@ class Report:
     ``checked`` counts what was compared: ``trail`` rows with their sealed record, ``vault`` rows with their leaf,
     ``ledger`` entries with the root. ``findings`` lists the first ``MAX_FINDINGS`` of ``total_findings``. ``waiting``
     counts trail rows that are not sealed yet. ``unchecked_trails`` names trails that have sealed records and were not
-    compared, because the configuration no longer has their source.
+    compared: the configuration no longer has their source, or the vault is too damaged to judge them by.
     """
 
     ok: bool

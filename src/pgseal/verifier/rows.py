@@ -3,7 +3,7 @@
 The vault gives rows as ``COPY … TO STDOUT (FORMAT binary)``: each value with its length (int32 big-endian, -1 for NULL)
 in front, no escapes, no time zones. ``VAULT_COLUMNS`` puts the columns of fixed width first and those that repeat from
 row to row last, so that one ``unpack`` reads the former and the bytes of the latter are the key of a template cache.
-Compared with text lines in table order this takes a quarter off the server's work and half off the reader's.
+Compared with text lines in table order this takes a quarter off the server's work and off the reader's.
 
 ``LeafFormer.form`` is the fast path: it forms leaves and says nothing about a batch that has anything unusual in it.
 ``parse_row`` is the slow one and reads every row.

@@ -6,7 +6,6 @@ whether the trail's row is right, so that damage on one side is not blamed on th
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from pgseal.copytext import NULL, format_time, unescape
@@ -35,14 +34,15 @@ class Known:
     """What the earlier steps found out about one incarnation of a trail.
 
     ``malformed`` gives the leaf of the MALFORMED record by the id of the row it stands for; ``damaged`` the leaf by the
-    id of each sealed record whose row in the vault has a finding; ``damaged_leaves`` are such leaves of whatever trail.
-    ``find_differences`` names the columns in which a trail's row differs from the entry of a damaged leaf.
+    id of each sealed record whose row in the vault has a finding. ``damaged_leaves`` are such leaves of whatever trail,
+    each with whether the ledger says which record it is. ``find_differences`` names the columns in which a trail's row
+    differs from the entry of a damaged leaf.
     """
 
     tree_size: int
     malformed: Mapping[int, int]
     damaged: Mapping[int, int]
-    damaged_leaves: AbstractSet[int]
+    damaged_leaves: Mapping[int, bool]
     find_differences: Callable[[int, Row], list[str]]
 
 
@@ -64,6 +64,8 @@ class TrailCheck:
         self._known = known
         self._findings = findings
         self._seen_malformed: set[int] = set()
+        self._seen_damaged: set[int] = set()
+        self._passed: tuple[int, int] | None = None  # id and leaf of the last row that equals its record
         #: Rows compared with a sealed record, and rows not sealed yet.
         self.checked = 0
         self.waiting = 0
@@ -81,13 +83,16 @@ class TrailCheck:
         for id_, leaf_index in self._known.malformed.items():
             if id_ not in self._seen_malformed:
                 self._report_malformed(id_, leaf_index, "gone from the trail since")
+        for id_, leaf_index in self._known.damaged.items():
+            if id_ not in self._seen_damaged:
+                self._report_missing(id_, leaf_index)
         progress(self.checked)
 
     def _skip_equal(self, rows: "_Side", records: "_Side", progress: Callable[[int], None]) -> None:
         """Go on while rows and records are equal, sealed and sound."""
         size, damaged = self._known.tree_size, self._known.damaged_leaves
         row, record = rows.line, records.line
-        previous = None
+        previous, last_leaf = None, b""
         while row is not None and record is not None:
             tab = record.index(b"\t")
             body = record[tab + 1 :]
@@ -96,26 +101,33 @@ class TrailCheck:
             leaf_index = record[:tab]
             if leaf_index == NULL or not 0 <= int(leaf_index) < size or (damaged and int(leaf_index) in damaged):
                 break
-            previous = body
+            previous, last_leaf = body, leaf_index
             self.checked += 1
             if not self.checked % _PROGRESS_ROWS:
                 progress(self.checked)
             row, record = rows.next(), records.next()
         if previous is not None:
             rows.passed(previous)
-            records.passed(previous)
+            self._passed = (records.passed(previous), int(last_leaf))
 
     def _judge(self, id_: int, rows: Sequence[_Line], records: Sequence[_Line]) -> None:
         known = self._known
         leaves = {int(record.mark): record for record in records if record.mark != NULL}
         sound = [leaf for leaf in leaves if 0 <= leaf < known.tree_size and leaf not in known.damaged_leaves]
         pending = [leaf for leaf in leaves if leaf >= known.tree_size]
-        if not sound and id_ in known.damaged:
+        if self._passed is not None and self._passed[0] == id_:
+            # More of what was already found equal.
+            self._report_repeated(id_, self._passed[1], len(rows))
+            self._report_resealed(id_, self._passed[1], [leaf for leaf in sound if leaf != self._passed[1]])
+        elif not sound and id_ in known.damaged:
+            self._seen_damaged.add(id_)
             self._judge_by_entry(id_, known.damaged[id_], rows)
         elif sound or pending:
             leaf_index = (sound or pending)[0]
             self._judge_by_record(id_, leaf_index, rows, leaves[leaf_index])
-        else:
+            self._report_resealed(id_, leaf_index, sound[1:])
+        elif all(known.damaged_leaves.get(leaf, True) for leaf in leaves):
+            # The leaves that the vault's rows of this id claim, if there are any, belong to other records.
             for row in rows:
                 self._judge_unsealed(id_, row)
 
@@ -143,7 +155,7 @@ class TrailCheck:
                         leaf_index=leaf_index,
                     )
                 )
-        self._report_repeated(id_, leaf_index, [row for row in rows if row is not right])
+        self._report_repeated(id_, leaf_index, len(rows) - 1)
 
     def _judge_by_entry(self, id_: int, leaf_index: int, rows: Sequence[_Line]) -> None:
         if not rows:
@@ -154,7 +166,7 @@ class TrailCheck:
         right = next((number for number, names in enumerate(found) if not names), 0)
         if found[right]:
             self._report_altered(id_, leaf_index, found[right])
-        self._report_repeated(id_, leaf_index, [row for number, row in enumerate(rows) if number != right])
+        self._report_repeated(id_, leaf_index, len(rows) - 1)
 
     def _judge_unsealed(self, id_: int, row: _Line) -> None:
         if id_ in self._known.malformed:
@@ -194,8 +206,8 @@ class TrailCheck:
             )
         )
 
-    def _report_repeated(self, id_: int, leaf_index: int, rows: Sequence[_Line]) -> None:
-        for _ in rows:
+    def _report_repeated(self, id_: int, leaf_index: int, count: int) -> None:
+        for _ in range(count):
             self._findings.add(
                 ForgedRecordError(
                     f"record {self._trail.name}/{id_}: another row has the id of sealed leaf {leaf_index}",
@@ -203,6 +215,18 @@ class TrailCheck:
                     trail=self._trail.name,
                     record_id=id_,
                     leaf_index=leaf_index,
+                )
+            )
+
+    def _report_resealed(self, id_: int, leaf_index: int, leaves: Sequence[int]) -> None:
+        for leaf in leaves:
+            self._findings.add(
+                ForgedRecordError(
+                    f"record {self._trail.name}/{id_}: sealed at leaf {leaf_index} and once more at leaf {leaf}",
+                    where="vault",
+                    trail=self._trail.name,
+                    record_id=id_,
+                    leaf_index=leaf,
                 )
             )
 
@@ -241,9 +265,11 @@ class _Side:
         self.line = next(self._lines, None)
         return self.line
 
-    def passed(self, body: bytes) -> None:
-        """Note the last line passed with ``next``."""
-        self._check_order(_parse_id(body, self._name))
+    def passed(self, body: bytes) -> int:
+        """Note the last line passed with ``next``; return its id."""
+        id_ = _parse_id(body, self._name)
+        self._check_order(id_)
+        return id_
 
     def take(self, id_: int) -> list[_Line]:
         """Return the lines of one id, at most ``_MAX_CLAIMS`` of them, and go behind them."""

@@ -28,6 +28,7 @@ from pgseal.core.tiles import (
 )
 from pgseal.errors import FormatError, MissingRecordError, ProofError
 from pgseal.ledger.store import MissingObjectError
+from pgseal.verifier.compare import Sealed
 from pgseal.verifier.report import FindingLog
 from pgseal.verifier.sources import LedgerFiles
 
@@ -45,6 +46,10 @@ class Bundle:
     entries: list[bytes | None]
     hashes: list[bytes] | None
     root: bytes | None
+
+    def sealed(self, first: int, number: int) -> Sealed:
+        """Return what is known of one leaf; ``first`` is the index of the bundle's first."""
+        return Sealed(first + number, self.entries[number], self.hashes[number] if self.hashes else None)
 
     @property
     def joined(self) -> bytes | None:

@@ -30,11 +30,11 @@ not be made, and end the verification: the machine takes no further step.
 were made and nothing speaks against *it*: signature, consistency with what was kept before, every file of the
 ledger down to the signed root. Findings in the vault or a trail do not hold it back. They say nothing against the
 checkpoint, and a verifier that forgot the log's state because of them would let whoever altered the vault also roll the
-ledger back unnoticed. (A witness decides alike.) What is kept never shrinks and is never replaced by another history: after
+ledger back unnoticed. (A witness decides alike.) What is kept never shrinks, never gives way to another history: after
 ``rollback`` or ``fork`` every later run finds the same, until somebody who knows why removes the kept file.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -57,7 +57,7 @@ from pgseal.errors import (
 from pgseal.ledger.reader import LedgerReader
 from pgseal.ledger.store import CHECKPOINT, LedgerStore, MissingObjectError
 from pgseal.verifier.compare import find_differences
-from pgseal.verifier.leaves import RANGE, Log
+from pgseal.verifier.leaves import RANGE, Log, RangeResult
 from pgseal.verifier.pool import MIN_PARALLEL_RANGES, check_ranges, count_processors
 from pgseal.verifier.report import MAX_FINDINGS, FindingLog, Report
 from pgseal.verifier.rows import Row, iter_rows, parse_row
@@ -67,6 +67,9 @@ from pgseal.verifier.upper import UpperTiles
 
 #: Called with the step (``ledger``, ``vault`` or a trail's name), what is done, and the total where it is known.
 Progress = Callable[[str, int, int | None], None]
+
+#: Damaged vault rows that are remembered for judging the trails; with more, trails are not compared with that vault.
+_MAX_DAMAGED = 200_000
 
 
 class _Step(IntEnum):
@@ -132,7 +135,7 @@ class Verifier:
         self._checked_trails: set[tuple[str, int]] = set()
         self._malformed: dict[str, dict[int, int]] = {}
         self._damaged: dict[tuple[str, int], dict[int, int]] = {}
-        self._damaged_leaves: set[int] = set()
+        self._damaged_leaves: dict[int, bool] = {}
 
     # -- step 1
 
@@ -250,7 +253,7 @@ class Verifier:
             self._checked["ledger"] += result.entries
             self._checked["vault"] += result.rows
             self._sealed_trails |= result.trails
-            self._note_damage(result.damaged, result.malformed)
+            self._note_damage(result)
             self._progress("ledger", self._checked["ledger"], size)
             if vault is not None:
                 self._progress("vault", self._checked["vault"], size)
@@ -258,14 +261,16 @@ class Verifier:
         self._findings.extend(own.listed, own.total)
         self._ledger_findings += own.total
 
-    def _note_damage(
-        self, damaged: Iterable[tuple[str, int, int, int]], malformed: Iterable[tuple[str, int, int]]
-    ) -> None:
-        for trail, id_, leaf_index in malformed:
+    def _note_damage(self, result: RangeResult) -> None:
+        for trail, id_, leaf_index in result.malformed:
             self._malformed.setdefault(trail, {})[id_] = leaf_index
-        for trail, incarnation, id_, leaf_index in damaged:
-            self._damaged_leaves.add(leaf_index)
-            self._damaged.setdefault((trail, incarnation), {}).setdefault(id_, leaf_index)
+        for leaf_index, sealed in result.damaged.items():
+            if len(self._damaged_leaves) > _MAX_DAMAGED:
+                return
+            self._damaged_leaves[leaf_index] = sealed is not None
+            if sealed is not None:
+                trail, incarnation, id_ = sealed
+                self._damaged.setdefault((trail, incarnation), {})[id_] = leaf_index
 
     def _settle_unproven(self, published: Checkpoint) -> None:
         damaged = bool(self._ledger_findings)
@@ -311,11 +316,14 @@ class Verifier:
     # -- step 3
 
     def check_trail(self, trail: TrailSource) -> None:
-        """Compare one trail's rows with the vault's. Nothing without a checkpoint."""
+        """Compare one trail's rows with the vault's.
+
+        Does nothing without a checkpoint, nor with a vault so wrecked that it cannot serve to judge a trail.
+        """
         self._enter(_Step.LEAVES)
         if self._vault is None:
             raise RuntimeError("a trail is compared with a vault: give check_leaves one")
-        if self._checkpoint is not None:
+        if self._checkpoint is not None and len(self._damaged_leaves) <= _MAX_DAMAGED:
             known = Known(
                 tree_size=self._checkpoint.size,
                 malformed=self._malformed.get(trail.name, {}),

@@ -6,7 +6,7 @@
 #   postgres  Debian's PostgreSQL 15 with pgaudit, if this is Debian 12 and we are root
 #
 # Every step does nothing, quickly, when it is done already. What is installed is exactly requirements/*.txt; a step is
-# repeated when that, pyproject.toml or the place of the checkout has changed.
+# repeated when that, the project's part of pyproject.toml or the place of the checkout has changed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
@@ -37,24 +37,33 @@ make_venv() {
   "$PYTHON" -m venv .venv
 }
 
+# A step of the virtual environment is done when its stamp holds the checksum of what it was made from.
+is_done() { # STAMP KEY
+  [ -x .venv/bin/python ] && [ "$(cat ".venv/$1" 2>/dev/null)" = "$2" ]
+}
+
 setup_venv() { # LOCK
-  local lock=requirements/$1.txt stamp=.venv/setup-$1 key
-  key=$({ pwd; cat "$lock" pyproject.toml; } | sha256sum)
-  is_done() { [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$key" ]; }
-  is_done && return
+  local lock=requirements/$1.txt packages project
+  packages=$({ pwd; cat "$lock"; } | sha256sum)
+  project=$({ pwd; sed '/^\[tool\./,$d' pyproject.toml; } | sha256sum) # how the tools are set needs no installing
+  is_done "setup-$1" "$packages" && is_done setup-project "$project" && return
   # One set-up at a time in a checkout: the second one waits and finds the work done.
   exec 9>"${TMPDIR:-/tmp}/pgseal-setup-$(pwd | sha256sum | cut -c1-16).lock"
   ! command -v flock >/dev/null || flock 9
-  is_done && return
   # A virtual environment that was moved or whose interpreter is gone is made anew.
   [ "$(cat .venv/place 2>/dev/null)" = "$(pwd)" ] && .venv/bin/python -c 'import pip' 2>/dev/null || make_venv
   pwd >.venv/place
-  say "installing $lock"
   local pip=(.venv/bin/python -m pip install --quiet --no-input --disable-pip-version-check --no-deps)
-  "${pip[@]}" --require-hashes --only-binary=:all: --no-compile -r "$lock"
-  .venv/bin/python -m compileall -qq -j 0 .venv/lib || true # pip does this too, but on one core only
-  "${pip[@]}" --no-build-isolation --no-index --editable .
-  echo "$key" >"$stamp"
+  if ! is_done "setup-$1" "$packages"; then
+    say "installing $lock"
+    "${pip[@]}" --require-hashes --only-binary=:all: --no-compile -r "$lock"
+    .venv/bin/python -m compileall -qq -j 0 .venv/lib || true # pip does this too, but on one core only
+    echo "$packages" >".venv/setup-$1"
+  fi
+  if ! is_done setup-project "$project"; then
+    "${pip[@]}" --no-build-isolation --no-index --editable .
+    echo "$project" >.venv/setup-project
+  fi
   exec 9>&-
 }
 

@@ -14,8 +14,10 @@ Before anything of B is handed on, the feed commits in the source itself, with W
 makes durable all that B shows, and keeps xids below B.xmax from being drawn again after a crash.
 
 Ids bound the reading. A row's id is drawn after its transaction's xid (capture.py), so a transaction whose xid was not
-assigned when an earlier snapshot S was taken has only ids above what the sequence stood at before S. Such pairs
-(S.xmax, last id) are kept as ``floors``.
+assigned when the sequence was read has only ids above what it stood at. Pairs (xmax, last id), such that whoever has an
+xid of at least xmax has ids above that one, are kept as ``floors``. A snapshot's own xmax does not say that: it is one
+above the newest *completed* xid, and transactions above it may be running and have drawn ids. So between reading the
+sequence and taking the snapshot the feed completes an xid of its own.
 """
 
 from collections.abc import Generator, Sequence
@@ -129,16 +131,20 @@ class PollFeed:
         with translated_errors(self._side):
             if state.pending is not None:
                 return state
-            # The sequence is read before the snapshot is taken, in a statement of its own: see ``floors``.
-            last_id = self._scalar("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM audit.record_id_seq")
-            snapshot = str(self._scalar("SELECT pg_current_snapshot()"))
-            begun = replace(state, pending=snapshot, position=0, pending_last_id=int(str(last_id)))
-            condition = self._condition(begun)
+            condition = self._condition(replace(state, pending=self._read_snapshot()))
             if not self._scalar(sql.SQL("SELECT EXISTS (SELECT FROM audit.record AS r WHERE {})").format(condition)):
                 return None
+            # In this order, in statements (and so transactions) of their own: see the module's word on ``floors``.
+            last_id = self._scalar("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM audit.record_id_seq")
+            self._scalar("SELECT pg_current_xact_id()")
+            snapshot = self._read_snapshot()
+            begun = replace(state, pending=snapshot, position=0, pending_last_id=int(str(last_id)))
             self._make_durable()
             flush_lsn = str(self._scalar("SELECT pg_current_wal_flush_lsn()"))
             return replace(begun, identity=read_identity(self._connection), flush_lsn=flush_lsn)
+
+    def _read_snapshot(self) -> str:
+        return str(self._scalar("SELECT pg_current_snapshot()"))
 
     def _make_durable(self) -> None:
         # An own commit with WAL: whatever B shows was written before it, so it is durable once this returns.
@@ -162,7 +168,7 @@ class PollFeed:
     def count_unsealed(self, state: FeedState) -> int:
         """Return how many committed rows are not handed on yet."""
         with translated_errors(self._side):
-            now = replace(state, pending=str(self._scalar("SELECT pg_current_snapshot()")))
+            now = replace(state, pending=self._read_snapshot())
             rest = sql.SQL("SELECT count(*) FROM audit.record AS r WHERE {}").format(self._condition(now))
             return int(str(self._scalar(rest)))
 

@@ -45,8 +45,7 @@ def test_every_page_is_reachable_from_the_readme():
             continue
         found.add(page)
         waiting += [(page.parent / link.partition("#")[0]).resolve() for link in links(page) if ":" not in link]
-    unlinked = {page for page in PAGES if page not in found and page.name != "benchmarks.md"}
-    assert not unlinked - set((ROOT / "docs" / "adr").iterdir())
+    assert not [page for page in PAGES if page not in found and page.name != "benchmarks.md"]
 
 
 def test_command_reference_is_what_the_commands_say():

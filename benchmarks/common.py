@@ -47,6 +47,7 @@ class Figure:
     unit: str
 
     def to_json(self) -> dict[str, object]:
+        """Return it as build/bench.json has it."""
         return asdict(self) | {"value": round(self.value, 4)}
 
 

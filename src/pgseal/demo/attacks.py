@@ -22,8 +22,10 @@ _FORBIDDEN: tuple[LiteralString, ...] = (
     "TRUNCATE audit.record",
     "SELECT nextval('audit.record_id_seq')",
     "SELECT audit.record_act('TRACK', '{}')",
-    "CREATE TEMP TABLE own (id int); CREATE TRIGGER t AFTER TRUNCATE ON own "
-    "EXECUTE FUNCTION audit.capture_truncate('public.patients')",
+    (
+        "CREATE TEMP TABLE own (id int); CREATE TRIGGER t AFTER TRUNCATE ON own "
+        "EXECUTE FUNCTION audit.capture_truncate('public.patients')"
+    ),
     "ALTER TABLE public.patients DISABLE TRIGGER ALL",
 )
 
@@ -51,7 +53,7 @@ def switch_triggers_off(scene: Scene) -> Sighting | None:
     new = [record for record in scene.pgseal.read("history", "patients", STAR) if record["id"] not in known]
     if [(one["action"], one["actor"]["role"], one["changed"]) for one in new] != [("UPDATE", ADMINISTRATOR, ["zip"])]:
         return None
-    return Sighting("recorded", f"all the same, record {new[0]['id']}")
+    return Sighting("recorded", f"as record {new[0]['id']}, all the same")
 
 
 def change_actor(scene: Scene) -> Sighting | None:
@@ -184,7 +186,7 @@ def rewrite_everything(scene: Scene) -> Sighting | None:
 
 #: In the order they are shown; numbers as in the red-team table of the design.
 ATTACKS = (
-    Attack(13, "An application", "write the trail, forge records, stop capture", call_internals),
+    Attack(13, "An application", "write the trail, forge it, stop capture", call_internals),
     Attack(10, "A superuser of the source", "change data with triggers switched off", switch_triggers_off),
     Attack(1, "A superuser of the source", "blame the doctor for it", change_actor),
     Attack(2, "A superuser of the source", "delete the record of it", delete_record),

@@ -34,9 +34,7 @@ def make_tables() -> dict[str, Table]:
             ("id", "start", "stop", "patient", "encounterclass", "description", "total_claim_cost"),
             encounters,
         ),
-        Table(
-            "medications", ("start", "patient", "encounter", "description", "dispenses", "totalcost"), medications
-        ),
+        Table("medications", ("start", "patient", "encounter", "description", "dispenses", "totalcost"), medications),
     )
     return {table.name: table for table in tables}
 

@@ -3,6 +3,7 @@
 import os
 import shlex
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ from pgseal.demo.tables import Table
 from pgseal.demo.workload import ADMINISTRATOR, DATABASE, DOCTOR, STAR, Workload, set_up
 from pgseal.errors import ConfigError, PgsealError
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ORIGIN = "clinic.example/demo"
 
 
@@ -140,11 +142,13 @@ def tell(options: Options, narrator: Narrator, pgseal: Pgseal, home: Home) -> tu
     """
     began = time.monotonic()
     with ExitStack() as stack:
+        stack.callback(_let_signals_through)
         stack.callback(home.remove)
         narrator.line(("pgseal demo", "bold"), ": who changed what in a clinic's database, and can anybody hide it?")
         tables = make_tables() if options.data is None else read_tables(options.data, narrator.note)
         servers = Servers(home.path)
         stack.callback(servers.close)
+        stack.callback(_hold_signals)  # a second Ctrl-C must not leave a server behind
         stage = Stage(options, home, narrator, pgseal, servers, tables, Verdict())
         old_checkpoint = _install(stage)
         _work(stage)
@@ -170,6 +174,14 @@ def tell(options: Options, narrator: Narrator, pgseal: Pgseal, home: Home) -> tu
     return verdict, _to_json(verdict, history, kept)
 
 
+def _hold_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+def _let_signals_through() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
 def _install(stage: Stage) -> bytes:
     """Set up clinic and pgseal; returns the checkpoint over the baseline."""
     narrator, servers, home = stage.narrator, stage.servers, stage.home
@@ -180,7 +192,9 @@ def _install(stage: Stage) -> bytes:
     )
     rows = set_up(servers.source, stage.tables, stage.skip)
     servers.vault.rename_database(VAULT_DATABASE)
-    narrator.done(f"source: PostgreSQL {servers.source.binaries.version}, {len(stage.tables) + 1} tables, {rows:,} rows")
+    narrator.done(
+        f"source: PostgreSQL {servers.source.binaries.version}, {len(stage.tables) + 1} tables, {rows:,} rows"
+    )
     narrator.done(f"vault:  PostgreSQL {servers.vault.binaries.version}, empty")
     sources = {"--source": servers.source.dsn(DATABASE), "--vault": servers.vault.dsn(VAULT_DATABASE)}
     paths = {"--ledger": home.path / "ledger", "--key": home.path / "pgseal.key"}
@@ -241,8 +255,7 @@ def _prove(stage: Stage, scene: Scene) -> None:
     stage.narrator.command(["prove", name, "-o", path.name])
     require_success(["prove"], stage.pgseal.run(["prove", name, "-o", str(path)], show=False))
     key: VerifierKey = scene.settings.read_verifier()
-    checked = check_proof_file(path.read_bytes(), [key])
-    del checked
+    check_proof_file(path.read_bytes(), [key])
     stage.narrator.done(f"{path.name}, {path.stat().st_size:,} bytes, checked with nothing but the public key")
 
 

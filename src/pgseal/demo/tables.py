@@ -24,6 +24,8 @@ REFERENCES = {
     "provider": "providers",
     "payer": "payers",
 }
+# Amounts of money, even where all of them happen to be whole.
+_AMOUNT = re.compile(r"expenses|cost|coverage|amount|revenue")
 # Digits that are names, not numbers.
 _NAMES = frozenset({"code", "reasoncode", "reaction1", "reaction2", "zip", "phone", "ssn", "value"})
 _TYPES = (
@@ -64,7 +66,10 @@ def derive_type(column: str, values: Iterable[str | None]) -> str:
         candidates = [(name, pattern) for name, pattern in candidates if pattern.fullmatch(value)]
         if not candidates:
             break
-    return "text" if is_empty or not candidates else candidates[0][0]
+    if is_empty or not candidates:
+        return "text"
+    name = candidates[0][0]
+    return "numeric" if name == "int4" and _AMOUNT.search(column) else name
 
 
 def load(connection: Connection, tables: Mapping[str, Table], skip: Skip) -> None:

@@ -42,7 +42,8 @@ def set_up(source: Server, tables: Mapping[str, Table], skip: Skip) -> int:
         connection.execute(
             sql.SQL(
                 "CREATE TABLE public.invoices (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, patient {} NOT NULL "
-                "REFERENCES public.patients, issued date NOT NULL, amount numeric(10, 2) NOT NULL, status text NOT NULL)"
+                "REFERENCES public.patients, issued date NOT NULL, amount numeric(10, 2) NOT NULL, "
+                "status text NOT NULL)"
             ).format(patient)
         )
         invoices = connection.execute(
@@ -115,9 +116,7 @@ class Workload:
             session.execute(
                 "SELECT audit.record_event('CHART_OPENED', %s, 'data_access')", [json.dumps({"patient": STAR})]
             )
-            session.execute(
-                "UPDATE public.patients SET address = '12 Court St', zip = '93277' WHERE id = %s", [STAR]
-            )
+            session.execute("UPDATE public.patients SET address = '12 Court St', zip = '93277' WHERE id = %s", [STAR])
             with session.transaction():  # a savepoint
                 session.execute("UPDATE public.patients SET last = 'Lindquist' WHERE id = %s", [STAR])
                 raise psycopg.Rollback

@@ -1,6 +1,5 @@
 """``pgseal verify``: trails, vault and ledger of this configuration against each other and the signature."""
 
-import time
 from contextlib import closing
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
 EXAMPLE = "pgseal verify"
 
-_PUBLISH_SECONDS = 3.0
 _SHOWN_FINDINGS = 50
 
 
@@ -53,6 +51,7 @@ def _run(
     """Return the report, and how many rows of each trail were compared."""
     from pgseal.cli.output import show_steps
     from pgseal.ledger.store import DirectoryStore
+    from pgseal.sealer.state import read_published
     from pgseal.vault.source import VaultRows
     from pgseal.verifier import VAULT_COLUMNS, Verifier
 
@@ -67,7 +66,8 @@ def _run(
             show(step, done, total)
 
         verifier = Verifier(settings.origin, key, DirectoryStore(settings.ledger), kept, progress=progress)
-        verifier.check_checkpoint(_read_sealer_note(settings, key))
+        # Before the ledger is read: a sealer at work publishes newer ones all the time.
+        verifier.check_checkpoint(read_published(settings.state))
         verifier.check_leaves(vault)
         _check_trails(verifier, settings, rows)
         return verifier.finish(), rows
@@ -93,32 +93,6 @@ def _check_trails(verifier: "Verifier", settings: "Settings", rows: dict[str, in
                     else FeedState(row.trail, row.incarnation, row.snapshot, row.pending, row.position)
                 )
                 verifier.check_trail(TrailRows(trail, state, address.side))
-
-
-def _read_sealer_note(settings: "Settings", key: "VerifierKey") -> bytes | None:
-    """Return the checkpoint that the sealer keeps, once the ledger has had the time to show it, too.
-
-    A sealer at work keeps a checkpoint a moment before it publishes it. One that is still not published then was
-    either taken back, or its sealer was killed in that very moment: the next ``pgseal seal`` publishes it.
-    """
-    from pgseal.core.checkpoint import open_checkpoint
-    from pgseal.errors import PgsealError
-    from pgseal.ledger.reader import LedgerReader
-    from pgseal.ledger.store import DirectoryStore
-    from pgseal.sealer.state import read_kept
-
-    note = read_kept(settings.state)
-    if note is None:
-        return None
-    deadline = time.monotonic() + _PUBLISH_SECONDS
-    try:
-        size = open_checkpoint(note, [key], origin=settings.origin).checkpoint.size
-        reader = LedgerReader(DirectoryStore(settings.ledger))
-        while open_checkpoint(reader.checkpoint_note(), [key]).checkpoint.size < size and time.monotonic() < deadline:
-            time.sleep(0.1)
-    except PgsealError:
-        pass  # whatever is wrong with them, the verifier finds it and says it better
-    return note
 
 
 def _show(report: "Report", rows: dict[str, int], kept_on: str | None) -> None:

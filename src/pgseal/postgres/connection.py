@@ -5,6 +5,7 @@ who it is in ``application_name``. Database errors leave this module as pgseal's
 (worth trying again) or ``ConfigError`` (someone has to act); never as a finding.
 """
 
+import re
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -52,15 +53,28 @@ def translated_errors(side: str) -> Iterator[None]:
     try:
         yield
     except psycopg.errors.InsufficientPrivilege as error:
-        hint = f" ({error.diag.message_hint})" if error.diag.message_hint else ""
-        message = f"{side}: {_first_line(error)}{hint}; connect as a role that has the privilege, or GRANT it"
-        raise ConfigError(message) from error
+        raise ConfigError(f"{side}: {_first_line(error)}; {_way_out(error)}") from error
     except (psycopg.errors.InvalidPassword, psycopg.errors.InvalidAuthorizationSpecification) as error:
         raise ConfigError(f"{side}: login refused: {_first_line(error)}; check user and password of the DSN") from error
     except psycopg.errors.InvalidCatalogName as error:
         raise ConfigError(f"{side}: {_first_line(error)}; create the database or correct the DSN") from error
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise UnavailableError(f"{side}: {_first_line(error)}") from error
+
+
+# What a person grants so that "permission denied for <kind> <name>" goes away.
+_PRIVILEGES = {"schema": "USAGE", "sequence": "USAGE", "function": "EXECUTE", "database": "CREATE", "table": "SELECT"}
+_OWN_OBJECTS = frozenset({"audit", "vault", "record", "record_id_seq", "tracked", "migration", "feed"})
+
+
+def _way_out(error: psycopg.Error) -> str:
+    denied = re.search(r"permission denied for (\w+) (\S+)", _first_line(error))
+    if denied is None or denied[1] not in _PRIVILEGES:
+        return "connect as a role that may, such as the owner"
+    kind, name = denied[1], denied[2]
+    if name in _OWN_OBJECTS:
+        return "as a superuser: GRANT pgseal_owner TO the role that pgseal logs in as"
+    return f"as its owner: GRANT {_PRIVILEGES[kind]} ON {kind.upper()} {name} TO the role that pgseal logs in as"
 
 
 def _first_line(error: psycopg.Error) -> str:

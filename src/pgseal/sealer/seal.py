@@ -129,7 +129,7 @@ class Sealer:
             self._sign()
         else:
             # Window C–D: what is kept may not be published yet. The same bytes, never a second signature.
-            self._ledger.publish(self._note, self._checkpoint.size)
+            self._publish(self._note)
         # Windows A–B and B–C: the vault is ahead.
         for leaves in read_pending(self._vault, self._feeds, self._checkpoint.size, count):
             self._ledger.append(leaves)
@@ -236,7 +236,11 @@ class Sealer:
         self._state.replace_checkpoint(self._note, note)
         self._note, self._checkpoint = note, checkpoint
         # Window C–D.
-        self._ledger.publish(note, checkpoint.size)
+        self._publish(note)
+
+    def _publish(self, note: bytes) -> None:
+        self._ledger.publish(note, self._checkpoint.size)
+        self._state.note_published(note)
 
 
 def run(settings: Settings, stop: Event, report: Callable[[str], None]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from pgseal.errors import ConfigError, ConflictError, ForkError, UnavailableError
 
 _CHECKPOINT = "checkpoint"
+_PUBLISHED = "published"
 _LOCK = "sealer.lock"
 
 
@@ -51,7 +52,17 @@ class SealerState:
 
     def read_checkpoint(self) -> bytes | None:
         """Return the signed checkpoint that was kept last, not verified; None if there never was one."""
-        return read_kept(self._directory)
+        return _read(self._directory / _CHECKPOINT)
+
+    def note_published(self, note: bytes) -> None:
+        """Remember that ``note`` is published. Not fsynced: after a crash an older memory is as true."""
+        temporary = self._directory / f".{_PUBLISHED}.{secrets.token_hex(4)}"
+        try:
+            temporary.write_bytes(note)
+            temporary.replace(self._directory / _PUBLISHED)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise UnavailableError(f"cannot write to {self._directory} ({error.strerror})") from error
 
     def replace_checkpoint(self, expected: bytes | None, note: bytes) -> None:
         """Compare and swap: keep ``note`` if what is kept is ``expected``. Durable and atomic when it returns.
@@ -81,11 +92,19 @@ class SealerState:
             raise UnavailableError(f"cannot keep the checkpoint in {self._directory} ({error.strerror})") from error
 
 
-def read_kept(directory: Path) -> bytes | None:
-    """Return the checkpoint a sealer keeps in ``directory``, without locking it; None if there is none."""
+def read_published(directory: Path) -> bytes | None:
+    """Return the newest checkpoint that a sealer knows to be published, without locking; None if there is none.
+
+    A ledger that shows an older one was set back. (The checkpoint kept for signing may be newer for a moment, and for
+    longer if the sealer is killed before it publishes.)
+    """
+    return _read(directory / _PUBLISHED)
+
+
+def _read(path: Path) -> bytes | None:
     try:
-        return (directory / _CHECKPOINT).read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UnavailableError(f"cannot read the kept checkpoint in {directory} ({error.strerror})") from error
+        raise UnavailableError(f"cannot read the kept checkpoint {path} ({error.strerror})") from error

@@ -22,6 +22,7 @@ sequence and taking the snapshot the feed completes an xid of its own.
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+from typing import LiteralString
 
 from psycopg import sql
 
@@ -210,8 +211,8 @@ class PollFeed:
         ).fetchall()
         return [int(row[0]) for row in rows]
 
-    def _scalar(self, query: sql.Composable | str) -> object:
-        row = self._connection.execute(query).fetchone()  # pyright: ignore[reportArgumentType, reportCallIssue]
+    def _scalar(self, query: sql.Composed | LiteralString) -> object:
+        row = self._connection.execute(query).fetchone()
         assert row is not None  # noqa: S101  the queries here always give a row
         return row[0]
 

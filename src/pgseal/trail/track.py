@@ -111,6 +111,7 @@ def track(
     ):
         table = read_table(writer, schema, name)
         check_rule(table, rule)
+        _check_owner(writer, table, side)
         known = writer.execute("SELECT baseline FROM audit.tracked WHERE relation = %s", [table.relation]).fetchone()
         if known and known[0] != "pending":
             raise CaptureError(f"{table.relation} is already tracked; to change how: pgseal untrack, then pgseal track")
@@ -128,6 +129,20 @@ def track(
                 ),
             )
     return TrackedTable(table.relation, rule, "done", rows)
+
+
+def _check_owner(connection: Connection, table: Table, side: str) -> None:
+    row = connection.execute(
+        "SELECT pg_get_userbyid(relowner) FROM pg_class "
+        "WHERE oid = %s AND NOT pg_has_role(session_user, relowner, 'USAGE')",
+        [table.oid],
+    ).fetchone()
+    if row is not None:
+        user = connection.info.user
+        raise ConfigError(
+            f"{side}: only the owner of {table.relation} may attach triggers, {user!r} is not; "
+            f"connect as {row[0]!r} (admin_dsn), or: GRANT {row[0]} TO {user}"
+        )
 
 
 def _install_capture(
@@ -222,6 +237,7 @@ def untrack(dsn: str, schema: str, name: str, *, side: str) -> None:
     """
     with closing(connect(dsn, side=side)) as connection, translated_errors(side), connection.transaction():
         table = read_table(connection, schema, name)
+        _check_owner(connection, table, side)
         row = connection.execute("SELECT capture FROM audit.tracked WHERE relation = %s", [table.relation]).fetchone()
         if row is None:
             raise ConfigError(f"{table.relation} is not tracked; pgseal status lists what is")

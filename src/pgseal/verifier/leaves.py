@@ -149,6 +149,8 @@ class _RangePass:
         for number in range(width):
             index = first + number
             sealed = bundle.sealed(first, number)
+            if (envelope := sealed.envelope()) is not None:
+                self._former.trails.add((envelope.trail, envelope.incarnation))
             claims = self._take_claims(index)
             self._result.rows += bool(claims)
             self._last = sealed

@@ -6,14 +6,14 @@ who it is in ``application_name``. Database errors leave this module as pgseal's
 """
 
 import re
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from select import select
 from typing import Any, LiteralString
 
 import psycopg
-from psycopg import pq, sql
+from psycopg import conninfo, pq, sql
 
 from pgseal.errors import ConfigError, UnavailableError
 
@@ -43,7 +43,7 @@ class ServerIdentity:
 
 
 @contextmanager
-def translated_errors(side: str) -> Iterator[None]:
+def translated_errors(side: str) -> Generator[None, None, None]:
     """Turn psycopg's errors into pgseal's; ``side`` is the words for what was being talked to.
 
     Raises:
@@ -95,7 +95,7 @@ def connect(dsn: str, *, side: str, role: LiteralString | None = None) -> Connec
         UnavailableError: the server cannot be reached.
     """
     try:
-        psycopg.conninfo.conninfo_to_dict(dsn)
+        conninfo.conninfo_to_dict(dsn)
     except psycopg.ProgrammingError as error:
         raise ConfigError(f"{side}: malformed DSN; expected postgresql://user@host/database") from error
     with translated_errors(side):

@@ -92,15 +92,16 @@ def _compare_pending(batch: Sequence[VaultRow], feeds: Mapping[str, PollFeed]) -
         if trail not in feeds:
             raise FatalSealError(f"the vault holds unsealed records of trail {trail!r}, which is not configured")
         for row, content in _with_trail(feeds[trail], [row for row in batch if row.trail == trail]):
-            where = {"where": "vault", "trail": trail, "record_id": row.id, "leaf_index": row.leaf_index}
             if content is None:
                 raise MissingRecordError(
-                    f"record {trail}/{row.id} waits in the vault but is gone from the trail", **where
-                )
+                    f"record {trail}/{row.id} waits in the vault but is gone from the trail",
+                    where="vault", trail=trail, record_id=row.id, leaf_index=row.leaf_index,
+                )  # fmt: skip
             if content != row.content:
                 raise AlteredRecordError(
-                    f"record {trail}/{row.id} waits in the vault but differs from the trail's", **where
-                )
+                    f"record {trail}/{row.id} waits in the vault but differs from the trail's",
+                    where="vault", trail=trail, record_id=row.id, leaf_index=row.leaf_index,
+                )  # fmt: skip
 
 
 def _with_trail(feed: PollFeed, rows: Iterable[VaultRow]) -> Iterator[tuple[VaultRow, tuple[bytes, ...] | None]]:

@@ -260,20 +260,12 @@ def _distinct(left: sql.Composable, right: sql.Composable) -> sql.Composable:
 def format_triggers(table: Table) -> Iterable[sql.Composed]:
     """Write the statements that attach capture to ``table``, fired whatever session_replication_role says."""
     function = sql.Identifier("audit", capture_name(table.relation))
-    for trigger, events, body in (
-        (ROW_TRIGGER, "INSERT OR UPDATE OR DELETE", sql.SQL("FOR EACH ROW EXECUTE FUNCTION {}()").format(function)),
-        (
-            TRUNCATE_TRIGGER,
-            "TRUNCATE",
-            sql.SQL("FOR EACH STATEMENT EXECUTE FUNCTION audit.capture_truncate({})").format(
-                sql.Literal(table.relation),
-            ),
-        ),
-    ):
-        yield sql.SQL("CREATE OR REPLACE TRIGGER {} AFTER {} ON {} {}").format(
-            sql.Identifier(trigger),
-            sql.SQL(events),
-            table.identifier,
-            body,
-        )
+    rows = sql.SQL("INSERT OR UPDATE OR DELETE ON {} FOR EACH ROW EXECUTE FUNCTION {}()").format(
+        table.identifier, function
+    )
+    truncation = sql.SQL("TRUNCATE ON {} FOR EACH STATEMENT EXECUTE FUNCTION audit.capture_truncate({})").format(
+        table.identifier, sql.Literal(table.relation)
+    )
+    for trigger, event in ((ROW_TRIGGER, rows), (TRUNCATE_TRIGGER, truncation)):
+        yield sql.SQL("CREATE OR REPLACE TRIGGER {} AFTER {}").format(sql.Identifier(trigger), event)
         yield sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(table.identifier, sql.Identifier(trigger))

@@ -281,7 +281,7 @@ def as_role(connection: Connection, role: LiteralString | None) -> None:
     connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(role) if role else sql.SQL("NONE")))
 
 
-def as_owner(connection: Connection, statement: sql.Composable) -> None:
+def as_owner(connection: Connection, statement: sql.SQL | sql.Composed) -> None:
     """Run one statement in the name of the schema's owner."""
     as_role(connection, "pgseal_owner")
     connection.execute(statement)

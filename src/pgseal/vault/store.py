@@ -4,7 +4,7 @@ The vault's transaction is the first durable step of sealing: records with their
 the feed has come, are kept together or not at all.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import LiteralString
@@ -107,13 +107,13 @@ class VaultStore:
             self._connection.execute(query, values)
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> Generator[None, None, None]:
         """Everything within is kept together, durably, or not at all."""
         with translated_errors(self._side), self._connection.transaction():
             yield
 
     @contextmanager
-    def copy_in(self) -> Iterator[Copy]:
+    def copy_in(self) -> Generator[Copy, None, None]:
         """Take COPY lines of ``COLUMNS``; inside ``transaction``."""
         query = sql.SQL("COPY vault.record ({}) FROM STDIN").format(sql.SQL(COLUMNS))
         with self._connection.cursor() as cursor, cursor.copy(query) as copy:

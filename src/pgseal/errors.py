@@ -113,3 +113,7 @@ class ForgedRecordError(TamperError):
 
 class MalformedRecordError(TamperError):
     """A row of a trail that cannot be a record; sealed as ``MALFORMED``."""
+
+
+class UnauthorizedErasureError(TamperError):
+    """A part of a record is gone, and no sealed record allows it."""

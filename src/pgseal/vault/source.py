@@ -13,7 +13,8 @@ from pgseal.postgres import Connection, connect, copy_lines, copy_messages
 class VaultRows:
     """A ``VaultSource``. Connects when it is first asked; a pickled copy connects anew.
 
-    ``columns`` is what the verifier wants of each row in binary COPY (its ``rows.VAULT_COLUMNS``).
+    ``columns`` is what the verifier wants of each row in binary COPY (its ``rows.VAULT_COLUMNS``). ``copy_trail`` has a
+    connection of its own, because single rows are asked for while it is read.
     """
 
     dsn: str
@@ -21,10 +22,10 @@ class VaultRows:
     role: LiteralString = "pgseal_sealer"
 
     def __post_init__(self) -> None:
-        self._connection: Connection | None = None
+        self._connections: dict[str, Connection] = {}
 
     def __getstate__(self) -> dict[str, object]:
-        return {"dsn": self.dsn, "columns": self.columns, "role": self.role, "_connection": None}
+        return {"dsn": self.dsn, "columns": self.columns, "role": self.role, "_connections": {}}
 
     def __repr__(self) -> str:
         return "VaultRows(vault)"  # the connection string may hold a password
@@ -46,7 +47,7 @@ class VaultRows:
             sql.SQL(self.columns),
             condition,
         )
-        return copy_messages(self._connect(), query, side="vault", binary=True)
+        return copy_messages(self._connect("rows"), query, side="vault", binary=True)
 
     def copy_trail(self, trail: str, incarnation: int) -> Iterator[bytes]:
         """Yield COPY lines of one incarnation of a trail: leaf_index, id, time to relation, actor, data; by id."""
@@ -54,17 +55,17 @@ class VaultRows:
             "SELECT leaf_index, id, time, xid, source, category, action, outcome, relation, actor, data "
             "FROM vault.record WHERE trail = {} AND incarnation = {} ORDER BY id",
         ).format(sql.Literal(trail), sql.Literal(incarnation))
-        return copy_lines(self._connect(), query, side="vault")
+        return copy_lines(self._connect("trail"), query, side="vault")
 
-    def _connect(self) -> Connection:
-        if self._connection is None:
-            self._connection = connect(self.dsn, side="vault", role=self.role)
+    def _connect(self, purpose: str) -> Connection:
+        connection = self._connections.get(purpose)
+        if connection is None:
+            connection = self._connections[purpose] = connect(self.dsn, side="vault", role=self.role)
             # A policy must be an error and not a filter.
-            self._connection.execute("SET row_security = off")
-        return self._connection
+            connection.execute("SET row_security = off")
+        return connection
 
     def close(self) -> None:
-        """Close the connection, if there is one."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        """Close the connections there are."""
+        while self._connections:
+            self._connections.popitem()[1].close()

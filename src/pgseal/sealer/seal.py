@@ -186,9 +186,15 @@ class Sealer:
 
     def _seal_trail(self, trail: str) -> Iterator[int]:
         feed = self._feeds[trail]
+        if self._states[trail].pending is not None:
+            # A crash broke this batch off; what was committed after its snapshot belongs to the next one.
+            yield from self._seal_batch(feed, self._states[trail])
         begun = feed.begin(self._states[trail])
-        if begun is None:
-            return
+        if begun is not None:
+            yield from self._seal_batch(feed, begun)
+
+    def _seal_batch(self, feed: PollFeed, begun: FeedState) -> Iterator[int]:
+        trail = begun.trail
         while begun.pending is not None:
             chunk, begun = self._keep_chunk(feed, begun)
             # Window A–B.

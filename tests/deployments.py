@@ -142,6 +142,7 @@ class RunningSealer:
     def __init__(self, deployment: Deployment) -> None:
         self.process = deployment.start("seal")
         self.output: list[str] = []
+        self._is_at_work = threading.Event()
         self._readers = [
             threading.Thread(target=self._collect, args=(stream,), daemon=True)
             for stream in (self.process.stdout, self.process.stderr)
@@ -152,7 +153,9 @@ class RunningSealer:
     def _collect(self, stream: Any) -> None:
         # A full pipe would hold the sealer up.
         with stream:
-            self.output.extend(stream)
+            for line in stream:
+                self.output.append(line)
+                self._is_at_work.set()
 
     def _wait(self) -> int:
         code = self.process.wait(WAIT_SECONDS)
@@ -167,7 +170,8 @@ class RunningSealer:
         assert self._wait() == -signal.SIGKILL
 
     def stop(self) -> None:
-        """SIGTERM; it must end well and say nothing unexpected."""
+        """SIGTERM, once it has said that it seals; it must end well and say nothing unexpected."""
+        self._is_at_work.wait(WAIT_SECONDS)
         assert self.process.poll() is None, "".join(self.output)
         self.process.terminate()
         assert self._wait() == 0, "".join(self.output)

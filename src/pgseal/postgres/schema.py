@@ -17,6 +17,7 @@ from pgseal.postgres.connection import Connection, check_server, translated_erro
 OWNER, SEALER, READER = "pgseal_owner", "pgseal_sealer", "pgseal_reader"
 _ROLES = {OWNER: sql.SQL("NOLOGIN"), SEALER: sql.SQL("LOGIN"), READER: sql.SQL("NOLOGIN")}
 _ROLES_LOCK = "pgseal install"
+_SET_OPTION_VERSION = 160000
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +119,12 @@ def _ensure_roles(connection: Connection, side: str) -> None:
                     f"{side}: {user!r} may not create role {role}; as a superuser: ALTER ROLE {user} CREATEROLE",
                 ) from error
     for role in (OWNER, SEALER):
-        member = connection.execute("SELECT pg_has_role(session_user, %s, 'MEMBER')", [role]).fetchone()
-        if member != (True,):
+        # Since 16 a role is not by itself allowed to act as the roles it has made.
+        modes = ["USAGE", "SET"] if connection.info.server_version >= _SET_OPTION_VERSION else ["USAGE"]
+        may = connection.execute(
+            "SELECT bool_and(pg_has_role(session_user, %s, mode)) FROM unnest(%s::text[]) AS mode", [role, modes]
+        ).fetchone()
+        if may != (True,):
             _grant_membership(connection, role, side)
 
 

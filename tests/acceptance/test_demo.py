@@ -38,6 +38,14 @@ def pgseal(*arguments, cwd=None, **environ):
     )
 
 
+@pytest.fixture
+def heeded_interrupts():
+    """Where a shell has put the tests into the background, Ctrl-C is ignored, and so it would be by their children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def left_behind():
     return set(Path("/tmp").glob("pgseal-demo-*"))
 
@@ -121,6 +129,7 @@ def test_what_is_kept_works_by_hand(temporary):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("heeded_interrupts")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_demo_that_is_stopped_takes_its_servers_along(number):
     before = left_behind()

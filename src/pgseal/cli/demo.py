@@ -6,7 +6,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import FrameType
@@ -95,7 +95,7 @@ def _find_program() -> str:
 
 
 @contextmanager
-def _own_environment() -> Iterator[None]:
+def _own_environment() -> Generator[None]:
     """Hide PGSEAL_* and libpq's variables: the demo's configuration is its own."""
     hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("PG")}
     try:
@@ -105,7 +105,7 @@ def _own_environment() -> Iterator[None]:
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
+def _ended_by_signals() -> Generator[None]:
     """Let SIGTERM and SIGHUP end the demo as Ctrl-C does, so that no server is left behind."""
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -113,7 +113,8 @@ def _ended_by_signals() -> Iterator[None]:
         del frame
         raise SystemExit(128 + number)
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
+    # What is ignored stays ignored: nohup.
+    numbers = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) != signal.SIG_IGN]
     before = [signal.signal(number, end) for number in numbers]
     try:
         yield

@@ -2,7 +2,7 @@
 
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
@@ -62,7 +62,7 @@ def replace_key(scene: Scene) -> Sighting | None:
 
 
 @contextmanager
-def forged_ledger(scene: Scene, vault: Connection) -> Iterator[None]:
+def forged_ledger(scene: Scene, vault: Connection) -> Generator[None]:
     """Put a ledger that fits the vault's present row of the record in the place of the real one, signed."""
     size, index = read_checkpoint(scene).size, scene.crime.index
     leaves = list(chain.from_iterable(LedgerReader(DirectoryStore(scene.ledger)).read_entries(0, size, size)))

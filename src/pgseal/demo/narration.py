@@ -20,7 +20,7 @@ class Narrator:
 
     def __init__(self, say: Say | None) -> None:
         """Tell it to ``say``."""
-        self._say = say or (lambda *_parts: None)
+        self._say: Say = say or _keep_quiet
         self._number = 0
 
     def chapter(self, title: str, *sentences: str) -> None:
@@ -61,6 +61,10 @@ class Narrator:
     def line(self, *parts: str | tuple[str, str]) -> None:
         """Say one line as it is."""
         self._say(*parts)
+
+
+def _keep_quiet(*parts: str | tuple[str, str]) -> None:
+    del parts
 
 
 def _quote(argument: str) -> str:

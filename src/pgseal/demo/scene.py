@@ -1,6 +1,6 @@
 """Where attacks happen, and what counts as caught: only what a real command really reported."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +106,7 @@ class Scene:
 @contextmanager
 def restored_rows(
     connection: Connection, table: LiteralString, column: LiteralString, values: Sequence[int]
-) -> Iterator[None]:
+) -> Generator[None]:
     """Put the rows of ``table`` with these values of ``column`` back at the end, exactly as they were."""
     names = {"table": sql.SQL(table), "column": sql.SQL(column), "values": sql.Literal(list(values))}
     connection.execute(
@@ -122,7 +122,7 @@ def restored_rows(
 
 
 @contextmanager
-def restored_file(path: Path) -> Iterator[bytes]:
+def restored_file(path: Path) -> Generator[bytes]:
     """Yield a file's content and put it back at the end."""
     content = path.read_bytes()
     try:
@@ -132,7 +132,7 @@ def restored_file(path: Path) -> Iterator[bytes]:
 
 
 @contextmanager
-def from_backup(server: Server) -> Iterator[None]:
+def from_backup(server: Server) -> Generator[None]:
     """Run ``server`` from its old backup for a while."""
     server.stop()
     try:
@@ -146,7 +146,7 @@ def from_backup(server: Server) -> Iterator[None]:
 
 
 @contextmanager
-def edited(connection: Connection, table: LiteralString, column: LiteralString, *values: int) -> Iterator[Connection]:
+def edited(connection: Connection, table: LiteralString, column: LiteralString, *values: int) -> Generator[Connection]:
     """Yield ``connection`` to change these rows with; they are put back and it is closed at the end."""
     with closing(connection), restored_rows(connection, table, column, values):
         yield connection

@@ -146,6 +146,11 @@ def tell(options: Options, narrator: Narrator, pgseal: Pgseal, home: Home) -> tu
         stack.callback(home.remove)
         narrator.line(("pgseal demo", "bold"), ": who changed what in a clinic's database, and can anybody hide it?")
         tables = make_tables() if options.data is None else read_tables(options.data, narrator.note)
+        narrator.chapter(
+            "Two servers",
+            "The clinic's database is the source. What is sealed is copied to the vault, another",
+            "server, and bound by the ledger: signed files that belong into a third pair of hands.",
+        )
         servers = Servers(home.path)
         stack.callback(servers.close)
         stack.callback(_hold_signals)  # a second Ctrl-C must not leave a server behind
@@ -157,8 +162,8 @@ def tell(options: Options, narrator: Narrator, pgseal: Pgseal, home: Home) -> tu
             pgseal,
             servers,
             settings.load(home.path / "pgseal.toml"),
-            crime=_find(history, lambda actor: actor["role"] == ADMINISTRATOR),
-            visit=_find(history, lambda actor: actor.get("claimed", {}).get("actor") == DOCTOR),
+            crime=_find(history, ADMINISTRATOR),
+            visit=_find(history, DOCTOR),
             old_checkpoint=old_checkpoint,
         )
         _prove(stage, scene)
@@ -185,11 +190,6 @@ def _let_signals_through() -> None:
 def _install(stage: Stage) -> bytes:
     """Set up clinic and pgseal; returns the checkpoint over the baseline."""
     narrator, servers, home = stage.narrator, stage.servers, stage.home
-    narrator.chapter(
-        "Two servers",
-        "The clinic's database is the source. What is sealed is copied to the vault, another",
-        "server, and bound by the ledger: signed files that belong into a third pair of hands.",
-    )
     rows = set_up(servers.source, stage.tables, stage.skip)
     servers.vault.rename_database(VAULT_DATABASE)
     narrator.done(
@@ -236,9 +236,11 @@ def _look(stage: Stage) -> list[dict[str, Any]]:
     return history
 
 
-def _find(history: list[dict[str, Any]], is_wanted: Any) -> Place:
+def _find(history: list[dict[str, Any]], who: str) -> Place:
     for record in history:
-        if is_wanted(record["actor"]):
+        actor = record["actor"]
+        claimed: dict[str, Any] = actor.get("claimed") or {}
+        if who == claimed.get("actor", actor["role"]):
             return Place(record["id"], record["index"])
     raise PgsealError("a change that was made in the demo is not in the row's history")
 

@@ -22,6 +22,7 @@ TABLES = (
 #: Without these there is no story.
 _NEEDED = frozenset({"id", "first", "last", "address", "city", "zip", "birthdate", "healthcare_expenses"})
 _MAX_FIELD_BYTES = 1 << 20
+_NO_ROW: list[str] = []
 
 
 def read_tables(directory: Path, skip: Skip) -> dict[str, Table]:
@@ -52,7 +53,7 @@ def read_table(path: Path) -> Table:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
-            columns = [column.strip().lower() for column in next(reader, [])]
+            columns = [column.strip().lower() for column in next(reader, _NO_ROW)]
             if not all(columns) or len(set(columns)) != len(columns):
                 raise ConfigError(f"{path}: expected a first line with the names of columns, each once")
             rows: list[list[str | None]] = []

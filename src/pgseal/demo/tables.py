@@ -81,7 +81,7 @@ def load(connection: Connection, tables: Mapping[str, Table], skip: Skip) -> Non
             raise ConfigError(f"cannot load {table.name}: {_first_line(error)}") from error
     for table in tables.values():
         for column in table.columns:
-            other = REFERENCES.get(column)
+            other = REFERENCES.get(column, "")
             if other in tables and "id" in tables[other].columns:
                 _add_reference(connection, table.name, column, other, skip)
 

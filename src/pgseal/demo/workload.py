@@ -4,7 +4,7 @@ What is recorded depends on the statements only, not on how their transactions i
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
@@ -171,7 +171,7 @@ class Workload:
 
 
 @contextmanager
-def _acting(session: Connection, actor: str, request: str) -> Iterator[None]:
+def _acting(session: Connection, actor: str, request: str) -> Generator[None]:
     """One transaction in the name of ``actor``."""
     with session.transaction():
         session.execute("SELECT audit.set_context(%s)", [json.dumps({"actor": actor, "request": request})])

@@ -56,7 +56,7 @@ class Narrator:
         if kind is None:
             self._say(("  ✗", "red"), f" {title:<{_TITLE_WIDTH}} ", ("not caught", "red"))
         else:
-            self._say(("  ✓", "green"), f" {title:<{_TITLE_WIDTH}} ", (f"{kind:<20}", "bold"), f" {what}")
+            self._say(("  ✓", "green"), f" {title:<{_TITLE_WIDTH}} ", (f"{kind:<21}", "bold"), f" {what}")
 
     def line(self, *parts: str | tuple[str, str]) -> None:
         """Say one line as it is."""

@@ -59,7 +59,7 @@ def median(values: Sequence[float]) -> float:
 def server(label: str) -> Iterator[Cluster]:
     """Start Debian's PostgreSQL, or the newest there is."""
     binaries = find_binaries()
-    cluster = make_cluster(binaries.get(15) or binaries[max(binaries)], settings=SETTINGS, label=label)
+    cluster = make_cluster(15 if 15 in binaries else max(binaries), settings=SETTINGS, label=label)
     with cluster:
         yield cluster
 

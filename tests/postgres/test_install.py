@@ -32,7 +32,7 @@ def test_the_trail_has_partitions_from_the_beginning_of_time_to_years_ahead(data
     install(database)
     with psycopg.connect(database, autocommit=True) as connection:
         for moment in ("-infinity", "0044-03-15 BC", "2000-01-01", "now", "now() + interval '23 months'"):
-            value = moment if moment.startswith("now()") else f"'{moment}'"
+            value = f"({moment})" if moment.startswith("now()") else f"'{moment}'"
             connection.execute(
                 "INSERT INTO audit.record (id, recorded_at, xid, pid, source, category, action, outcome, session_role) "
                 f"VALUES (1, {value}::timestamptz, '3', 1, 'app', 'administration', 'X', 'success', 'x')"

@@ -14,11 +14,14 @@ from pgseal.postgres import Connection
 # FORMATS.md §1: only these built-in types meet to_jsonb; oids are fixed in PostgreSQL's pg_type.dat.
 _BY_IMAGE = {
     16: "bool", 20: "int8", 21: "int2", 23: "int4",
-    2950: "uuid", 1082: "date", 1114: "timestamp", 1184: "timestamptz",
+    2950: "uuid", 1082: "date", 1083: "time", 1266: "timetz", 1114: "timestamp", 1184: "timestamptz",
 }  # fmt: skip
-_BY_TEXT = {1700: "numeric", 3802: "jsonb", 1083: "time", 1266: "timetz", 1186: "interval"}
-_CHARACTER = {18: "char", 19: "name", 25: "text", 1043: "varchar"}
+_BY_TEXT = {1700: "numeric", 1186: "interval", 18: "char", 19: "name"}
+_CHARACTER = {25: "text", 1043: "varchar"}
 _BLANK_PADDED = {1042: "bpchar"}
+_JSON = {3802: "jsonb"}
+_BUILT_IN = {**_BY_IMAGE, **_BY_TEXT, **_CHARACTER, **_BLANK_PADDED, **_JSON}
+_NUMERIC = 1700
 
 
 class Encoding(Enum):
@@ -28,16 +31,18 @@ class Encoding(Enum):
     TEXT = "text"  # to_jsonb; equal values may differ in text (1.0 and 1.00), so texts are compared
     CHARACTER = "character"  # to_jsonb; compared byte by byte, whatever the collation says
     BLANK_PADDED = "blank padded"  # to_jsonb; its cast to text would drop trailing blanks
+    JSON = "json"  # to_jsonb, and may hold nulls of its own; texts are compared
     OUTPUT = "output"  # everything else: the type's output text
     OUTPUT_ROW = "output row"  # the same for composites, whose IS NULL looks inside
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One live column of a table."""
+    """One live column of a table; ``type_name`` is the built-in type that its values have in an image."""
 
     name: str
     encoding: Encoding
+    type_name: str = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +78,20 @@ class TablePart:
     pages: int
 
 
-def encoding_of(type_oid: int, type_kind: str) -> Encoding:
-    """Decide how values of a type are captured; ``type_kind`` is pg_type.typtype of the base type."""
-    if type_oid in _BY_IMAGE:
-        return Encoding.IMAGE
-    if type_oid in _BY_TEXT:
-        return Encoding.TEXT
-    if type_oid in _CHARACTER:
-        return Encoding.CHARACTER
-    if type_oid in _BLANK_PADDED:
-        return Encoding.BLANK_PADDED
-    return Encoding.OUTPUT_ROW if type_kind == "c" else Encoding.OUTPUT
+def make_column(name: str, type_oid: int, type_modifier: int, type_kind: str) -> Column:
+    """Decide how a column is captured; ``type_kind`` is pg_type.typtype of the base type."""
+    type_name = _BUILT_IN.get(type_oid, "text")
+    if type_oid in _BY_IMAGE or (type_oid == _NUMERIC and type_modifier >= 0):  # its scale is the column's
+        return Column(name, Encoding.IMAGE, type_name)
+    for encoding, types in (
+        (Encoding.TEXT, _BY_TEXT),
+        (Encoding.CHARACTER, _CHARACTER),
+        (Encoding.BLANK_PADDED, _BLANK_PADDED),
+        (Encoding.JSON, _JSON),
+    ):
+        if type_oid in types:
+            return Column(name, encoding, type_name)
+    return Column(name, Encoding.OUTPUT_ROW if type_kind == "c" else Encoding.OUTPUT)
 
 
 def resolve_relations(connection: Connection, text: str) -> list[tuple[str, str]]:
@@ -189,7 +197,7 @@ def _read_columns(connection: Connection, oid: int) -> tuple[Column, ...]:
     rows = connection.execute(
         """
         WITH RECURSIVE live AS (
-            SELECT a.attnum, a.attname, t.oid AS type_oid, t.typtype, t.typbasetype
+            SELECT a.attnum, a.attname, a.atttypmod, t.oid AS type_oid, t.typtype, t.typbasetype
             FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
             WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
         ), base AS (
@@ -198,12 +206,13 @@ def _read_columns(connection: Connection, oid: int) -> tuple[Column, ...]:
             SELECT b.attnum, t.typtype, t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.typbasetype
             WHERE b.typtype = 'd'
         )
-        SELECT l.attname, l.type_oid, (SELECT b.typtype FROM base b WHERE b.attnum = l.attnum AND b.typtype <> 'd')
+        SELECT l.attname, l.type_oid::bigint, l.atttypmod,
+               (SELECT b.typtype FROM base b WHERE b.attnum = l.attnum AND b.typtype <> 'd')
         FROM live l ORDER BY l.attnum
         """,
         [oid],
     ).fetchall()
-    return tuple(Column(name, encoding_of(int(type_oid), kind)) for name, type_oid, kind in rows)
+    return tuple(make_column(*row) for row in rows)
 
 
 def _read_key(connection: Connection, oid: int) -> tuple[str, ...]:

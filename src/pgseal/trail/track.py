@@ -22,7 +22,8 @@ from pgseal.trail.capture import (
     TRUNCATE_TRIGGER,
     TableRule,
     capture_name,
-    format_capture_function,
+    format_capture,
+    format_removal,
     format_snapshot_insert,
     format_triggers,
 )
@@ -158,7 +159,8 @@ def _install_capture(
             raise CaptureError(
                 f"{table.relation} is locked by another transaction for more than {_LOCK_TIMEOUT}; try again later",
             ) from error
-        as_owner(writer, format_capture_function(table, rule))
+        for statement in format_capture(table, rule):
+            as_owner(writer, statement)
         for statement in format_triggers(table):
             writer.execute(statement)
         as_owner(
@@ -253,7 +255,8 @@ def untrack(dsn: str, schema: str, name: str, *, side: str) -> None:
         as_owner(
             connection, sql.SQL("DELETE FROM audit.tracked WHERE relation = {}").format(sql.Literal(table.relation))
         )
-        as_owner(connection, sql.SQL("DROP FUNCTION IF EXISTS {}()").format(sql.Identifier("audit", row[0])))
+        for statement in format_removal(table.relation):
+            as_owner(connection, statement)
 
 
 def list_tracked(connection: Connection) -> list[TrackedTable]:

@@ -50,7 +50,7 @@ def _bulk(connection: psycopg.Connection, arguments: Namespace) -> Iterator[Figu
     for number in range(arguments.rounds + 1):
         connection.execute("TRUNCATE minimal_log, audit.record")
         connection.execute("CHECKPOINT")
-        for name in TABLES:
+        for name in _in_turn(number):
             began = time.perf_counter()
             connection.execute(UPDATE.format(name=name))
             if number:  # the first round warms up
@@ -69,13 +69,19 @@ def _bulk(connection: psycopg.Connection, arguments: Namespace) -> Iterator[Figu
     yield Figure("capture.bytes_per_update.minimal", median(sizes["minimal"]), "bytes")
 
 
+def _in_turn(number: int) -> list[str]:
+    """Return the tables in another order each round: who comes first has the caches of the one before."""
+    first = number % len(TABLES)
+    return [*TABLES[first:], *TABLES[:first]]
+
+
 _TRAIL_SIZE = "(SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree('audit.record') WHERE isleaf)"
 
 
 def _single(cluster: Cluster, arguments: Namespace) -> Iterator[Figure]:
     rates: dict[str, list[float]] = {name: [] for name in TABLES}
     for number in range(arguments.rounds + 1):
-        for name in TABLES:
+        for name in _in_turn(number):
             rate = _pgbench(cluster, name, arguments.rows, SECONDS if number else WARM_UP_SECONDS)
             if number:
                 rates[name].append(rate)

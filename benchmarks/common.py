@@ -19,7 +19,7 @@ from pgseal.settings import Settings, load, write_new
 # A server as a small production one is set up; durability is on, because sealing is measured with it.
 SETTINGS: dict[str, str | int] = {
     "fsync": "on",
-    "shared_buffers": "256MB",
+    "shared_buffers": "1GB",
     "max_wal_size": "8GB",
     "checkpoint_timeout": "30min",
     "autovacuum": "off",

@@ -43,7 +43,7 @@ def read_file(path: Path, limit: int) -> bytes | None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Make a new file with durable content, in place of whatever stands there; its name is not durable yet."""
+    """Make a new file in place of whatever stands there; neither content nor name are durable yet."""
     try:
         descriptor = os.open(path, _CREATE, _FILE_MODE)
     except FileExistsError:
@@ -54,6 +54,14 @@ def write_file(path: Path, data: bytes) -> None:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(descriptor, rest) :]
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of a file durable; an error of writing it back that nobody was told of is raised here."""
+    descriptor = os.open(path, _READ)
+    try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -99,6 +107,7 @@ def sync_directory(path: Path) -> None:
 #: Every operation that changes something on disk, for tests that break them one after the other.
 CHANGES: tuple[Callable[..., None], ...] = (
     write_file,
+    sync_file,
     rename_file,
     delete_file,
     make_directory,

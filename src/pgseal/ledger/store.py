@@ -30,7 +30,7 @@ MAX_OBJECT_BYTES = TILE_WIDTH * (2 + MAX_LEAF_BYTES)
 
 _ELEMENT = r"[a-z0-9][a-z0-9._-]*"
 _PATH = re.compile(rf"{_ELEMENT}(?:/{_ELEMENT})*")
-_THREADS = 16  # fsync waits for the disk, and the disk serves many at once: 7 ms each alone, 0.2 ms in company
+_THREADS = 4  # fsync waits for the disk, and the disk serves many at once: 7 ms each alone, 0.2 ms in company
 
 
 class MissingObjectError(StorageError):
@@ -159,7 +159,10 @@ class DirectoryStore:
         directories = {target.parent for target in targets}
         with self._changing():
             made = self._make_directories(directories)
-            self._run(files.write_file, list(targets.items()))
+            # One after the other: the directory lets one make a file at a time, and the rest would only spin.
+            for target, data in targets.items():
+                files.write_file(target, data)
+            self._run(files.sync_file, [(target,) for target in targets])
             self._sync(directories, made)
 
     def replace(self, path: str, data: bytes) -> None:
@@ -170,6 +173,7 @@ class DirectoryStore:
         with self._changing():
             made = self._make_directories({target.parent})
             files.write_file(temporary, data)
+            files.sync_file(temporary)
             files.rename_file(temporary, target)
             # A crash here may bring the old object back, whole: nothing said yet that it was replaced.
             self._sync({target.parent}, made)

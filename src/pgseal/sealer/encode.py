@@ -5,17 +5,18 @@ formed once; fields that the vault takes as the trail wrote them stay escaped an
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import islice
 
-from pgseal.copytext import escape, format_time, unescape
+from pgseal.copytext import TimeFormatter, escape, unescape
 from pgseal.core.leaf import ACTOR_PREFIX, DATA_PREFIX
 from pgseal.core.record import SALT_BYTES
 from pgseal.errors import FormatError
 from pgseal.trail.rows import Head, HeadCache
 
-_LINES_AT_ONCE = 256
+_LINES_AT_ONCE = 512
 _SALTS = 2 * SALT_BYTES
 _HEX = 2 * _SALTS
 
@@ -31,9 +32,10 @@ class MalformedRow:
 
 @dataclass(slots=True)
 class EncodedChunk:
-    """What a chunk became: leaf_data in leaf order, rows that cannot be records, and the last id read."""
+    """What a chunk became: leaf_data in leaf order, the vault's COPY lines in blocks, rows that cannot be records."""
 
     leaves: list[bytes] = field(default_factory=list[bytes])
+    blocks: list[bytes] = field(default_factory=list[bytes])
     malformed: list[MalformedRow] = field(default_factory=list[MalformedRow])
     last_id: int = 0
     rows: int = 0
@@ -46,57 +48,54 @@ class ChunkEncoder:
         """Encode records of ``trail`` in ``incarnation``."""
         self._prefix = b"%b\t%d" % (escape(trail.encode()), incarnation)
         self._heads = HeadCache(trail, incarnation)
+        self._times = TimeFormatter()
 
     def encode(
-        self,
-        lines: Iterable[bytes],
-        first_leaf_index: int,
-        write: Callable[[bytes], object],
-        known_ids: frozenset[int] | None = None,
+        self, lines: Iterable[bytes], first_leaf_index: int, known_ids: Iterable[int] | None = None
     ) -> EncodedChunk:
-        """Encode ``lines``; hand the vault's COPY lines to ``write`` as they come.
+        """Encode ``lines``, the first of which becomes leaf ``first_leaf_index``.
 
         ``known_ids`` is given when the vault has refused the chunk for an id it has already: ids in it, and ids
         that come twice, are malformed then.
         """
         chunk = EncodedChunk()
-        leaves, heads, prefix = chunk.leaves, self._heads, self._prefix
-        pending: list[bytes] = []
+        leaves, heads, format_time, prefix = chunk.leaves, self._heads, self._times.format, self._prefix
         seen = set(known_ids) if known_ids is not None else None
-        leaf_index = first_leaf_index
-        line = last = b""
-        for line in lines:
-            chunk.rows += 1
-            if len(pending) >= _LINES_AT_ONCE:
-                write(b"".join(pending))
-                pending.clear()
-            record_id, xid, stamp, rest = line.split(b"\t", 3)
-            last = record_id
-            try:
-                found = heads(rest[: rest.rindex(b"\t")])
-                time = format_time(stamp)
-                _check_row(record_id, found, seen)
-            except FormatError as error:
-                chunk.malformed.append(MalformedRow(record_id.decode(), sha256(line).hexdigest(), str(error)))
-                continue
-            assert found.template is not None  # noqa: S101  _check_row
-            copied = rest[rest.rindex(b"\t") + 1 :]
-            salts = os.urandom(_SALTS)
-            actor_hex = sha256(ACTOR_PREFIX + salts[:SALT_BYTES] + found.actor).hexdigest().encode()
-            data_hex = sha256(DATA_PREFIX + salts[SALT_BYTES:] + unescape(copied)).hexdigest().encode()
-            leaves.append(found.template % (actor_hex, data_hex, record_id, time, xid))
+        stream = iter(lines)
+        while batch := list(islice(stream, _LINES_AT_ONCE)):
+            chunk.rows += len(batch)
+            chunk.last_id = int(batch[-1].partition(b"\t")[0])
+            salts = os.urandom(_SALTS * len(batch))
             digits = salts.hex().encode()
-            pending.append(
-                b"%d\t%b\t%b\t%b\t%b\t%b\t%b\t\\\\x%b\t%b\t\\\\x%b\n"
-                % (
-                    leaf_index, prefix, record_id, stamp, xid, found.columns,
-                    found.actor_copy, digits[:_SALTS], copied, digits[_SALTS:],
-                ),
-            )  # fmt: skip
-            leaf_index += 1
-        if pending:
-            write(b"".join(pending))
-        chunk.last_id = int(last or 0)
+            pending: list[bytes] = []
+            leaf_index = first_leaf_index + len(leaves)
+            for number, line in enumerate(batch):
+                record_id, xid, stamp, rest = line.split(b"\t", 3)
+                head, _, copied = rest.rpartition(b"\t")
+                try:
+                    found = heads[head]
+                    time = format_time(stamp)
+                    if found.template is None or record_id <= b"0" or seen is not None:
+                        _check_row(record_id, found, seen)
+                except FormatError as error:
+                    chunk.malformed.append(MalformedRow(record_id.decode(), sha256(line).hexdigest(), str(error)))
+                    continue
+                assert found.template is not None  # noqa: S101  _check_row
+                data = unescape(copied) if b"\\" in copied else copied
+                salt, hexed = number * _SALTS, number * _HEX
+                actor_hex = sha256(ACTOR_PREFIX + salts[salt : salt + SALT_BYTES] + found.actor).hexdigest().encode()
+                data_hex = sha256(DATA_PREFIX + salts[salt + SALT_BYTES : salt + _SALTS] + data).hexdigest().encode()
+                leaves.append(found.template % (actor_hex, data_hex, record_id, time, xid))
+                pending.append(
+                    b"\t".join((
+                        b"%d" % leaf_index, prefix, record_id, stamp, xid, found.columns,
+                        found.actor_copy, b"\\\\x" + digits[hexed : hexed + _SALTS],
+                        copied, b"\\\\x" + digits[hexed + _SALTS : hexed + _HEX],
+                    ))
+                )  # fmt: skip
+                leaf_index += 1
+            pending.append(b"")
+            chunk.blocks.append(b"\n".join(pending))
         return chunk
 
 

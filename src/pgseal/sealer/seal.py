@@ -16,10 +16,11 @@ carries on from; the letters name the windows.
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from threading import Event
+from typing import TypeAlias
 
 import psycopg
 
@@ -33,6 +34,7 @@ from pgseal.ledger.reader import LedgerReader
 from pgseal.ledger.store import DirectoryStore, MissingObjectError
 from pgseal.ledger.writer import LedgerWriter
 from pgseal.postgres import connect, read_version
+from pgseal.sealer.ahead import read_ahead
 from pgseal.sealer.encode import ChunkEncoder, EncodedChunk, MalformedRow
 from pgseal.sealer.startup import check_last_rows, check_vault_size, read_pending
 from pgseal.sealer.state import SealerState
@@ -48,6 +50,8 @@ _MAX_PAUSE_SECONDS = 30.0
 _MAINTENANCE_SECONDS = 6 * 3600.0
 
 Progress = Callable[[int], None]
+#: What was read and encoded, and how far the feed has come with it.
+_Chunk: TypeAlias = tuple[EncodedChunk, FeedState]
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,40 +198,61 @@ class Sealer:
             yield from self._seal_batch(feed, begun)
 
     def _seal_batch(self, feed: PollFeed, begun: FeedState) -> Iterator[int]:
-        trail = begun.trail
+        """Seal what is left of a batch; yields the number of records sealed, chunk by chunk."""
+        known_ids: set[int] | None = None
         while begun.pending is not None:
-            chunk, begun = self._keep_chunk(feed, begun)
-            # Window A–B.
-            self._states[trail] = begun
-            if chunk.leaves:
-                self._ledger.append(chunk.leaves)
-                # Window B–C.
-                self._sign()
-            yield len(chunk.leaves)
+            encoded = self._encode_chunks(feed, begun, self._ledger.size, known_ids)
+            try:
+                with closing(read_ahead(self._keep_chunks(read_ahead(encoded)))) as kept:
+                    for chunk, begun in kept:
+                        # Window A–B.
+                        self._states[begun.trail] = begun
+                        if chunk.leaves:
+                            self._ledger.append(chunk.leaves)
+                            # Window B–C.
+                            self._sign()
+                        yield len(chunk.leaves)
+            except psycopg.errors.UniqueViolation:
+                if known_ids is not None:
+                    raise
+                # Someone with superuser rights inserted an id that is taken. Once more, with those ids set apart.
+                known_ids = self._find_known_ids(feed, begun)
+            else:
+                known_ids = None
 
-    def _keep_chunk(self, feed: PollFeed, begun: FeedState) -> tuple[EncodedChunk, FeedState]:
-        try:
-            return self._copy_chunk(feed, begun, None)
-        except psycopg.errors.UniqueViolation:
-            # Someone with superuser rights inserted an id that is taken. Once more, with those ids set apart.
-            ids = [int(line.split(b"\t", 1)[0]) for line in feed.read_chunk(begun, CHUNK_ROWS)]
-            known = self._vault.find_known_ids(begun.trail, begun.incarnation, ids)
-            return self._copy_chunk(feed, begun, frozenset(known))
-
-    def _copy_chunk(
-        self, feed: PollFeed, begun: FeedState, known_ids: frozenset[int] | None
-    ) -> tuple[EncodedChunk, FeedState]:
+    def _encode_chunks(
+        self, feed: PollFeed, begun: FeedState, leaf_index: int, known_ids: set[int] | None
+    ) -> Generator[_Chunk, None, None]:
+        """Read and encode chunk after chunk; yields each with the state after it. With ``known_ids`` only the first."""
         encoder = self._encoders[begun.trail]
-        with self._vault.transaction():
-            with self._vault.copy_in() as copy, closing(feed.read_chunk(begun, CHUNK_ROWS)) as lines:
-                chunk = encoder.encode(lines, self._ledger.size, copy.write, known_ids)
-            for row in chunk.malformed:
-                self._record_malformed(begun, row)
-            after = replace(begun, position=max(begun.position, chunk.last_id))
+        while begun.pending is not None:
+            with closing(feed.read_chunk(begun, CHUNK_ROWS)) as lines:
+                chunk = encoder.encode(lines, leaf_index, known_ids)
+            begun = replace(begun, position=max(begun.position, chunk.last_id))
             if chunk.rows < CHUNK_ROWS:
-                after = feed.finish(after)
-            self._vault.write_feed(to_row(after))
-        return chunk, after
+                begun = feed.finish(begun)
+            leaf_index += len(chunk.leaves)
+            yield chunk, begun
+            if known_ids is not None:
+                return
+
+    def _keep_chunks(self, chunks: Generator[_Chunk, None, None]) -> Generator[_Chunk, None, None]:
+        """Keep each chunk in the vault, durably, before it is yielded."""
+        with closing(chunks):
+            for chunk, after in chunks:
+                with self._vault.transaction():
+                    with self._vault.copy_in() as copy:
+                        for block in chunk.blocks:
+                            copy.write(block)
+                    for row in chunk.malformed:
+                        self._record_malformed(after, row)
+                    self._vault.write_feed(to_row(after))
+                yield chunk, after
+
+    def _find_known_ids(self, feed: PollFeed, begun: FeedState) -> set[int]:
+        with closing(feed.read_chunk(begun, CHUNK_ROWS)) as lines:
+            ids = [int(line.partition(b"\t")[0]) for line in lines]
+        return self._vault.find_known_ids(begun.trail, begun.incarnation, ids)
 
     def _record_malformed(self, begun: FeedState, row: MalformedRow) -> None:
         data = {"trail": begun.trail, "incarnation": begun.incarnation, **asdict(row)}

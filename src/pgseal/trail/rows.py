@@ -42,32 +42,30 @@ class Head:
     problem: str = ""
 
 
-class HeadCache:
-    """Forms heads and keeps them; bounded. For one trail and incarnation."""
+class HeadCache(dict[bytes, Head]):
+    """Forms heads and keeps them; bounded. For one trail and incarnation: ``heads[head]`` is what ``head`` becomes."""
 
     def __init__(self, trail: str, incarnation: int, *, max_heads: int = 8192) -> None:
         """Keep at most ``max_heads``; beyond that start over."""
+        super().__init__()
         self._trail = trail
         self._incarnation = incarnation
         self._max_heads = max_heads
-        self._heads: dict[bytes, Head] = {}
         self._leaves = LeafBuilder()
 
-    def __call__(self, head: bytes) -> Head:
-        """Return what ``head`` becomes."""
-        found = self._heads.get(head)
-        if found is None:
-            found = self._form(head)
-            if len(self._heads) >= self._max_heads:
-                self._heads.clear()
-            self._heads[head] = found
+    def __missing__(self, head: bytes) -> Head:
+        """Form a head that is asked for the first time."""
+        found = self._form(head)
+        if len(self) >= self._max_heads:
+            self.clear()
+        self[head] = found
         return found
 
     def parse_content(self, line: bytes) -> tuple[int, tuple[bytes, ...]]:
         """Return a row's id and its content as the vault has it: time to relation, actor and data as COPY fields."""
         record_id, xid, stamp, rest = line.split(b"\t", 3)
         head, _, data = rest.rpartition(b"\t")
-        found = self(head)
+        found = self[head]
         return int(record_id), (stamp, xid, *found.columns.split(b"\t"), found.actor_copy, data)
 
     def _form(self, head: bytes) -> Head:

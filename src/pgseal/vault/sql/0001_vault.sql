@@ -40,7 +40,8 @@ COMMENT ON COLUMN vault.record.data IS 'what: the exact text committed to; NULL 
 CREATE FUNCTION vault.row_hash(relation text, data text) RETURNS bigint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN pg_catalog.hashtextextended(
-    pg_catalog.concat(relation, ' ', pg_catalog.split_part(data, ', "new": ', 1)), 0);
+    -- || and not concat(), which is not immutable and would keep the planner from inlining this.
+    relation OPERATOR(pg_catalog.||) ' ' OPERATOR(pg_catalog.||) pg_catalog.split_part(data, ', "new": ', 1), 0);
 CREATE INDEX record_row_ix ON vault.record (vault.row_hash(relation, data)) WHERE source = 'row';
 CREATE INDEX record_time_ix ON vault.record USING brin (time);
 

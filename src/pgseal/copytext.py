@@ -24,8 +24,6 @@ _ESCAPED = re.compile(rb"\\.", re.DOTALL)
 _SPECIAL = re.compile(rb"[\\\t\n\r\x08\x0c\x0b]")
 _SECONDS = 19  # of YYYY-MM-DD HH:MM:SS
 _MICROSECONDS = 26
-_FRACTION = 7  # of .ffffff
-_MAX_SECONDS = 4096
 _TIME = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?\+00")
 
 
@@ -55,22 +53,3 @@ def format_time(field: bytes) -> bytes:
     if len(text) == _SECONDS:
         return text + b".000000Z"
     return text.ljust(_MICROSECONDS, b"0") + b"Z"
-
-
-class TimeFormatter(dict[bytes, bytes]):
-    """``format_time`` for many rows: remembers the seconds it has formed; bounded."""
-
-    def __missing__(self, second: bytes) -> bytes:
-        """Form a second that is asked for the first time; ``second`` is the field without fraction and zone."""
-        formed = format_time(second + b"+00")[:_SECONDS]
-        if len(self) >= _MAX_SECONDS:
-            self.clear()
-        self[second] = formed
-        return formed
-
-    def format(self, field: bytes) -> bytes:
-        """Return and raise what ``format_time`` does."""
-        if field[-3:] != b"+00":
-            return format_time(field)
-        # What is left of a field that ends in the zone is a dot and digits, or nothing.
-        return self[field[:_SECONDS]] + (field[_SECONDS:-3] or b".").ljust(_FRACTION, b"0") + b"Z"

@@ -19,6 +19,7 @@ from pgseal.postgres import connect, install_schema
 from pgseal.sealer.trails import SEALER_ROLE, to_row, to_state
 from pgseal.trail.capture import TableRule
 from pgseal.trail.feed import FeedState, PollFeed
+from pgseal.trail.rows import read_id
 from pgseal.trail.track import track
 
 SEEDS = range(8)
@@ -57,7 +58,7 @@ class Reader:
 
     def read_chunk(self, limit: int, *, keep: bool = True) -> None:
         """Read a chunk; if not kept it was read in vain, as in a crash before the vault's commit."""
-        ids = [int(line.split(b"\t", 1)[0]) for line in self.feed.read_chunk(self.state, limit)]
+        ids = [read_id(row) for row in self.feed.read_chunk(self.state, limit)]
         assert ids == sorted(ids)
         if not keep:
             return

@@ -1,7 +1,7 @@
-"""From a trail's COPY lines to leaves and the vault's COPY lines: the inner loop of sealing.
+"""From a trail's rows to leaves and the vault's rows: the inner loop of sealing. Both in binary COPY.
 
-Written for speed: a record costs one split, two commitments, one template and one line. What repeats (the head) is
-formed once; fields that the vault takes as the trail wrote them stay escaped and are copied as they are.
+Written for speed: a record costs one unpack, two commitments, one template and one pack. What repeats (the head) is
+formed once, and the data part is copied as it is.
 """
 
 import os
@@ -9,21 +9,33 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
+from struct import Struct
+from struct import error as struct_error
 
-from pgseal.copytext import TimeFormatter, escape, unescape
-from pgseal.core.leaf import ACTOR_PREFIX, DATA_PREFIX
+from pgseal.copybinary import EPOCH_MICROSECONDS, format_field, split_fields
+from pgseal.core.leaf import ACTOR_PREFIX, DATA_PREFIX, Seconds, text_template
 from pgseal.core.record import SALT_BYTES
 from pgseal.errors import FormatError
-from pgseal.trail.rows import Head, HeadCache
+from pgseal.trail.rows import SEALED_COUNT, BinaryHeadCache, read_id
 
-_LINES_AT_ONCE = 512
-_SALTS = 2 * SALT_BYTES
-_HEX = 2 * _SALTS
+_ROWS_AT_ONCE = 512
+_SALTS = Struct(f"{SALT_BYTES}s{SALT_BYTES}s")
+
+# SEALED_COLUMNS: int16 number of columns, then length and value of id, xid, time; length of data.
+_ROW = Struct(">hiqiQiqi")
+_BIGINT_BYTES = 8
+_COUNT_BYTES = 2
+_FIXED = 3  # id, xid, time
+_MICROSECONDS = 1_000_000
+# WRITTEN_COLUMNS: the same of leaf_index, id, time, xid, actor_salt, data_salt; then trail to actor, and data.
+_VAULT_ROW = Struct(">hiqiqiqiQi32si32s")
+_LENGTH = Struct(">i")
+_VAULT_COLUMNS = 15
 
 
 @dataclass(frozen=True, slots=True)
 class MalformedRow:
-    """A trail row that cannot be a record: its id as the trail prints it, hash of its COPY line, and why."""
+    """A trail row that cannot be a record: its id, hash of the row in binary COPY (``SEALED_COLUMNS``), and why."""
 
     id: str
     sha256: str
@@ -32,7 +44,7 @@ class MalformedRow:
 
 @dataclass(slots=True)
 class EncodedChunk:
-    """What a chunk became: leaf_data in leaf order, the vault's COPY lines in blocks, rows that cannot be records."""
+    """What a chunk became: leaf_data in leaf order, the vault's rows in blocks, and rows that cannot be records."""
 
     leaves: list[bytes] = field(default_factory=list[bytes])
     blocks: list[bytes] = field(default_factory=list[bytes])
@@ -41,70 +53,111 @@ class EncodedChunk:
     rows: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A head as the loop needs it: ``columns`` are the vault's, trail to actor."""
+
+    actor: bytes
+    template: str
+    columns: bytes
+
+
+class _PreparedHeads(dict[bytes, _Prepared]):
+    """Prepares heads and keeps them; bounded. Raises ``FormatError`` for one that no record has."""
+
+    def __init__(self, trail: str, incarnation: int, *, max_heads: int = 8192) -> None:
+        super().__init__()
+        self._trail = format_field(trail.encode()) + format_field(incarnation.to_bytes(4, "big"))
+        self._heads = BinaryHeadCache(trail, incarnation)
+        self._max_heads = max_heads
+
+    def __missing__(self, key: bytes) -> _Prepared:
+        head = self._heads[key]
+        if head.template is None:
+            raise FormatError(head.problem)
+        fields = [None if value is None else value.encode() for value in head.values]
+        columns = self._trail + b"".join(map(format_field, [*fields, head.actor]))
+        if len(self) >= self._max_heads:
+            self.clear()
+        prepared = self[key] = _Prepared(head.actor, text_template(head.template), columns)
+        return prepared
+
+
 class ChunkEncoder:
     """Encodes the rows of one trail and incarnation."""
 
     def __init__(self, trail: str, incarnation: int) -> None:
         """Encode records of ``trail`` in ``incarnation``."""
-        self._prefix = b"%b\t%d" % (escape(trail.encode()), incarnation)
-        self._heads = HeadCache(trail, incarnation)
-        self._times = TimeFormatter()
+        self._heads = _PreparedHeads(trail, incarnation)
+        self._seconds = Seconds()
 
     def encode(
-        self, lines: Iterable[bytes], first_leaf_index: int, known_ids: Iterable[int] | None = None
+        self, rows: Iterable[bytes], first_leaf_index: int, known_ids: Iterable[int] | None = None
     ) -> EncodedChunk:
-        """Encode ``lines``, the first of which becomes leaf ``first_leaf_index``.
+        """Encode ``rows``, the first of which becomes leaf ``first_leaf_index``.
 
         ``known_ids`` is given when the vault has refused the chunk for an id it has already: ids in it, and ids
         that come twice, are malformed then.
         """
         chunk = EncodedChunk()
-        leaves, heads, format_time, prefix = chunk.leaves, self._heads, self._times.format, self._prefix
-        seen = set(known_ids) if known_ids is not None else None
-        stream = iter(lines)
-        while batch := list(islice(stream, _LINES_AT_ONCE)):
+        seen = None if known_ids is None else set(known_ids)
+        stream = iter(rows)
+        while batch := list(islice(stream, _ROWS_AT_ONCE)):
             chunk.rows += len(batch)
-            chunk.last_id = int(batch[-1].partition(b"\t")[0])
-            salts = os.urandom(_SALTS * len(batch))
-            digits = salts.hex().encode()
-            pending: list[bytes] = []
-            leaf_index = first_leaf_index + len(leaves)
-            for number, line in enumerate(batch):
-                record_id, xid, stamp, rest = line.split(b"\t", 3)
-                head, _, copied = rest.rpartition(b"\t")
-                try:
-                    found = heads[head]
-                    time = format_time(stamp)
-                    if found.template is None or record_id <= b"0" or seen is not None:
-                        _check_row(record_id, found, seen)
-                except FormatError as error:
-                    chunk.malformed.append(MalformedRow(record_id.decode(), sha256(line).hexdigest(), str(error)))
-                    continue
-                assert found.template is not None  # noqa: S101  _check_row
-                data = unescape(copied) if b"\\" in copied else copied
-                salt, hexed = number * _SALTS, number * _HEX
-                actor_hex = sha256(ACTOR_PREFIX + salts[salt : salt + SALT_BYTES] + found.actor).hexdigest().encode()
-                data_hex = sha256(DATA_PREFIX + salts[salt + SALT_BYTES : salt + _SALTS] + data).hexdigest().encode()
-                leaves.append(found.template % (actor_hex, data_hex, record_id, time, xid))
-                pending.append(
-                    b"\t".join((
-                        b"%d" % leaf_index, prefix, record_id, stamp, xid, found.columns,
-                        found.actor_copy, b"\\\\x" + digits[hexed : hexed + _SALTS],
-                        copied, b"\\\\x" + digits[hexed + _SALTS : hexed + _HEX],
-                    ))
-                )  # fmt: skip
-                leaf_index += 1
-            pending.append(b"")
-            chunk.blocks.append(b"\n".join(pending))
+            chunk.last_id = read_id(batch[-1])
+            chunk.blocks.append(self._encode_batch(batch, first_leaf_index, chunk, seen))
         return chunk
 
+    def _encode_batch(
+        self, batch: list[bytes], first_leaf_index: int, chunk: EncodedChunk, seen: set[int] | None
+    ) -> bytes:
+        leaves, heads, seconds = chunk.leaves, self._heads, self._seconds
+        unpack, head_bytes = _ROW.unpack_from, _ROW.size
+        salts = _SALTS.iter_unpack(os.urandom(_SALTS.size * len(batch)))
+        block: list[bytes] = []
+        leaf_index = first_leaf_index + len(leaves)
+        for row, (actor_salt, data_salt) in zip(batch, salts, strict=True):
+            try:
+                _, length1, record_id, length2, xid, length3, time, data_bytes = unpack(row)
+                data_end = head_bytes + data_bytes
+                if record_id < 1 or seen is not None or not length1 == length2 == length3 == _BIGINT_BYTES:
+                    _check_row(row, seen)
+                found = heads[row[data_end:]]
+                second, fraction = divmod(time + EPOCH_MICROSECONDS, _MICROSECONDS)
+                moment = seconds[second]
+            except (FormatError, struct_error) as error:
+                chunk.malformed.append(MalformedRow(str(read_id(row)), sha256(row).hexdigest(), str(error)))
+                continue
+            data = row[head_bytes:data_end]
+            leaf = found.template % (
+                sha256(ACTOR_PREFIX + actor_salt + found.actor).hexdigest(),
+                sha256(DATA_PREFIX + data_salt + data).hexdigest(),
+                record_id,
+                moment,
+                fraction,
+                xid,
+            )
+            leaves.append(leaf.encode())
+            block += (
+                _VAULT_ROW.pack(
+                    _VAULT_COLUMNS, 8, leaf_index, 8, record_id, 8, time, 8, xid,
+                    SALT_BYTES, actor_salt, SALT_BYTES, data_salt,
+                ),
+                found.columns,
+                _LENGTH.pack(data_bytes),
+                data,
+            )  # fmt: skip
+            leaf_index += 1
+        return b"".join(block)
 
-def _check_row(record_id: bytes, head: Head, seen: set[int] | None) -> None:
-    if head.template is None:
-        raise FormatError(head.problem)
-    if record_id[:1] in b"-0":
-        raise FormatError(f"expected an id of at least 1, got {record_id.decode()}")
+
+def _check_row(row: bytes, seen: set[int] | None) -> None:
+    if split_fields(row[_COUNT_BYTES:], SEALED_COUNT, source="trail row")[:_FIXED].count(None):
+        raise FormatError("expected an id, an xid and a time, and none of them NULL")
+    record_id = read_id(row)
+    if record_id < 1:
+        raise FormatError(f"expected an id of at least 1, got {record_id}")
     if seen is not None:
-        if int(record_id) in seen:
-            raise FormatError(f"id {record_id.decode()} is taken by a record that is sealed already")
-        seen.add(int(record_id))
+        if record_id in seen:
+            raise FormatError(f"id {record_id} is taken by a record that is sealed already")
+        seen.add(record_id)

@@ -41,10 +41,11 @@ from pgseal.sealer.state import SealerState
 from pgseal.sealer.trails import SEALER_ROLE, TrailAddress, read_state, to_row, trail_addresses
 from pgseal.settings import Settings
 from pgseal.trail.feed import FeedState, PollFeed
+from pgseal.trail.rows import read_id
 from pgseal.vault.store import VaultStore
 
 #: Records in one vault transaction: what a crash makes the sealer do again, and what it holds in memory.
-CHUNK_ROWS = 16_384
+CHUNK_ROWS = 8_192
 _POLL_SECONDS = 0.2
 _MAX_PAUSE_SECONDS = 30.0
 _MAINTENANCE_SECONDS = 6 * 3600.0
@@ -204,9 +205,9 @@ class Sealer:
             encoded = self._encode_chunks(feed, begun, self._ledger.size, known_ids)
             try:
                 with closing(read_ahead(self._keep_chunks(read_ahead(encoded)))) as kept:
-                    for chunk, begun in kept:
+                    for chunk, after in kept:
                         # Window A–B.
-                        self._states[begun.trail] = begun
+                        begun = self._states[after.trail] = after
                         if chunk.leaves:
                             self._ledger.append(chunk.leaves)
                             # Window B–C.
@@ -226,8 +227,8 @@ class Sealer:
         """Read and encode chunk after chunk; yields each with the state after it. With ``known_ids`` only the first."""
         encoder = self._encoders[begun.trail]
         while begun.pending is not None:
-            with closing(feed.read_chunk(begun, CHUNK_ROWS)) as lines:
-                chunk = encoder.encode(lines, leaf_index, known_ids)
+            with closing(feed.read_chunk(begun, CHUNK_ROWS)) as rows:
+                chunk = encoder.encode(rows, leaf_index, known_ids)
             begun = replace(begun, position=max(begun.position, chunk.last_id))
             if chunk.rows < CHUNK_ROWS:
                 begun = feed.finish(begun)
@@ -250,8 +251,8 @@ class Sealer:
                 yield chunk, after
 
     def _find_known_ids(self, feed: PollFeed, begun: FeedState) -> set[int]:
-        with closing(feed.read_chunk(begun, CHUNK_ROWS)) as lines:
-            ids = [int(line.partition(b"\t")[0]) for line in lines]
+        with closing(feed.read_chunk(begun, CHUNK_ROWS)) as rows:
+            ids = [read_id(row) for row in rows]
         return self._vault.find_known_ids(begun.trail, begun.incarnation, ids)
 
     def _record_malformed(self, begun: FeedState, row: MalformedRow) -> None:

@@ -174,7 +174,7 @@ def _insert(table: Table, action: str, key: sql.Composable) -> sql.Composed:
     )
 
 
-def _values(  # noqa: PLR0913 - the columns that differ
+def _values(
     relation: str, action: str, key: sql.Composable, old: sql.Composable, new: sql.Composable, claim: LiteralString
 ) -> sql.Composed:
     return sql.SQL(

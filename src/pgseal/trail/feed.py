@@ -21,14 +21,23 @@ sequence and taking the snapshot the feed completes an xid of its own.
 """
 
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import LiteralString
 
 from psycopg import sql
 
+from pgseal.copybinary import iter_rows
 from pgseal.errors import RollbackError
-from pgseal.postgres import Connection, ServerIdentity, copy_lines, read_identity, translated_errors
-from pgseal.trail.rows import RECORD_COLUMNS
+from pgseal.postgres import (
+    Connection,
+    ServerIdentity,
+    copy_lines,
+    copy_messages,
+    read_identity,
+    translated_errors,
+)
+from pgseal.trail.rows import RECORD_COLUMNS, SEALED_COLUMNS
 
 #: Snapshot that shows nothing: no transaction has an xid below 3.
 EMPTY_SNAPSHOT = "3:3:"
@@ -153,11 +162,12 @@ class PollFeed:
         self._connection.execute("SELECT pg_logical_emit_message(true, 'pgseal', 'durable')")
 
     def read_chunk(self, state: FeedState, limit: int) -> Generator[bytes, None, None]:
-        """Yield up to ``limit`` COPY lines (``RECORD_COLUMNS``, no newline) of the batch after ``position``, by id."""
+        """Yield up to ``limit`` rows (``SEALED_COLUMNS``, binary COPY) of the batch after ``position``, by id."""
         query = sql.SQL(
             "SELECT {columns} FROM audit.record AS r WHERE {condition} ORDER BY r.id LIMIT {limit}",
-        ).format(columns=sql.SQL(RECORD_COLUMNS), condition=self._condition(state), limit=sql.Literal(limit))
-        return copy_lines(self._connection, query, side=self._side)
+        ).format(columns=sql.SQL(SEALED_COLUMNS), condition=self._condition(state), limit=sql.Literal(limit))
+        with closing(copy_messages(self._connection, query, side=self._side, binary=True)) as messages:
+            yield from iter_rows(messages)
 
     def read_rows(self, ids: Sequence[int]) -> Generator[bytes, None, None]:
         """Yield the COPY lines of the rows with these ids, in id order."""

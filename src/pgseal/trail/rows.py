@@ -1,14 +1,17 @@
-"""Rows of a trail as they leave it: one COPY line a record, split only where the sealer needs it.
+"""Rows of a trail as they leave it, split only where the sealer needs it.
 
-A line has the columns of ``RECORD_COLUMNS``. Everything between ``recorded_at`` and ``data`` repeats from row to row
-(``head``), so what it becomes, the leaf's template and the actor part, is formed once and kept (``HeadCache``).
+Rows that are sealed leave it in binary COPY with the columns of ``SEALED_COLUMNS``; rows that are compared with what
+was sealed, as COPY text lines with the columns of ``RECORD_COLUMNS``. Source to claimed repeat from row to row
+(``head``), so what they become, the leaf's template and the actor part, is formed once and kept (``HeadCache``).
 The bytes of ``actor`` and ``data`` formed here are what is committed to; nothing re-serializes them later.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import LiteralString
 
+from pgseal.copybinary import split_fields
 from pgseal.copytext import NULL, escape, unescape
 from pgseal.core.fields import parse_relation
 from pgseal.core.leaf import LeafBuilder
@@ -20,23 +23,36 @@ DATA_TEXT: LiteralString = (
     "'{\"key\": ', coalesce(r.key::text, 'null'), ', \"new\": ', coalesce(r.new::text, 'null'), "
     "', \"old\": ', coalesce(r.old::text, 'null'), '}') END"
 )
-RECORD_COLUMNS: LiteralString = (
-    "r.id, r.xid, r.recorded_at, r.source, r.category, r.action, r.outcome, r.relation, r.session_role, "
-    "r.effective_role, r.application, host(r.address), r.pid, r.claimed, " + DATA_TEXT
+_HEAD: LiteralString = (
+    "r.source::text, r.category::text, r.action::text, r.outcome::text, r.relation::text, r.session_role::text, "
+    "r.effective_role::text, r.application::text, host(r.address), r.pid::text, r.claimed::text"
 )
 _HEAD_COLUMNS = 11
+_FACTS = 5  # source to relation
+RECORD_COLUMNS: LiteralString = "r.id, r.xid, r.recorded_at, " + _HEAD + ", " + DATA_TEXT
+#: The casts make the form certain, whatever the columns were altered to.
+SEALED_COLUMNS: LiteralString = (
+    "r.id::bigint, r.xid::xid8, r.recorded_at::timestamptz, (" + DATA_TEXT + ")::text, " + _HEAD
+)
+SEALED_COUNT = 4 + _HEAD_COLUMNS
+
+
+def read_id(row: bytes) -> int:
+    """Return the id of a row of ``SEALED_COLUMNS``."""
+    return int.from_bytes(row[6:14], "big", signed=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
     """What the repeating part of a row becomes.
 
-    ``columns`` are source to relation as COPY text, ``actor`` the part's bytes and ``actor_copy`` the same as COPY
-    text. ``template`` makes the leaf; where no record can have these values it is None and ``problem`` says why.
+    ``values`` are source to relation, ``actor`` the part's bytes; ``columns`` and ``actor_copy`` the same as COPY text.
+    ``template`` makes the leaf; where no record can have these values it is None and ``problem`` says why.
     """
 
-    columns: bytes
+    values: Sequence[str | None]
     actor: bytes
+    columns: bytes
     actor_copy: bytes
     template: bytes | None
     problem: str = ""
@@ -68,13 +84,14 @@ class HeadCache(dict[bytes, Head]):
         found = self[head]
         return int(record_id), (stamp, xid, *found.columns.split(b"\t"), found.actor_copy, data)
 
+    def _split(self, head: bytes) -> list[bytes | None]:
+        return [None if field == NULL else unescape(field) for field in head.split(b"\t")]
+
     def _form(self, head: bytes) -> Head:
-        fields = head.split(b"\t")
-        if len(fields) != _HEAD_COLUMNS:
-            raise FormatError(f"expected {_HEAD_COLUMNS} columns, got {len(fields)}", source="trail row")
-        source, category, action, outcome, relation, *actor_fields = (
-            None if field == NULL else unescape(field).decode("utf-8") for field in fields
-        )
+        values = [None if value is None else value.decode("utf-8") for value in self._split(head)]
+        if len(values) != _HEAD_COLUMNS:
+            raise FormatError(f"expected {_HEAD_COLUMNS} columns, got {len(values)}", source="trail row")
+        source, category, action, outcome, relation, *actor_fields = values
         actor = format_actor(*actor_fields).encode()
         template, problem = None, ""
         try:
@@ -91,7 +108,16 @@ class HeadCache(dict[bytes, Head]):
             )
         except FormatError as error:
             problem = str(error)
-        return Head(b"\t".join(fields[:5]), actor, escape(actor), template, problem)
+        facts = values[:_FACTS]
+        columns = b"\t".join(NULL if value is None else escape(value.encode()) for value in facts)
+        return Head(facts, actor, columns, escape(actor), template, problem)
+
+
+class BinaryHeadCache(HeadCache):
+    """The same for heads in binary COPY."""
+
+    def _split(self, head: bytes) -> list[bytes | None]:
+        return split_fields(head, _HEAD_COLUMNS, source="trail row")
 
 
 def format_actor(

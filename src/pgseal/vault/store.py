@@ -11,6 +11,7 @@ from typing import LiteralString
 
 from psycopg import Copy, sql
 
+from pgseal.copybinary import HEADER, TRAILER
 from pgseal.errors import ConflictError
 from pgseal.postgres import Connection, copy_lines, translated_errors
 
@@ -20,6 +21,11 @@ SEALER = "pgseal_sealer"
 COLUMNS: LiteralString = (
     "leaf_index, trail, incarnation, id, time, xid, source, category, action, outcome, relation, "
     "actor, actor_salt, data, data_salt"
+)
+#: Columns as they are written: those of fixed width first, then those that repeat from row to row, data last.
+WRITTEN_COLUMNS: LiteralString = (
+    "leaf_index, id, time, xid, actor_salt, data_salt, trail, incarnation, source, category, action, outcome, "
+    "relation, actor, data"
 )
 _LOCK = "pgseal sealer"
 
@@ -114,10 +120,12 @@ class VaultStore:
 
     @contextmanager
     def copy_in(self) -> Generator[Copy, None, None]:
-        """Take COPY lines of ``COLUMNS``; inside ``transaction``."""
-        query = sql.SQL("COPY vault.record ({}) FROM STDIN").format(sql.SQL(COLUMNS))
+        """Take rows of ``WRITTEN_COLUMNS`` in binary COPY; inside ``transaction``."""
+        query = sql.SQL("COPY vault.record ({}) FROM STDIN (FORMAT binary)").format(sql.SQL(WRITTEN_COLUMNS))
         with self._connection.cursor() as cursor, cursor.copy(query) as copy:
+            copy.write(HEADER)
             yield copy
+            copy.write(TRAILER)
 
     def find_known_ids(self, trail: str, incarnation: int, ids: Sequence[int]) -> set[int]:
         """Return those of ``ids`` that the vault has already."""

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
+from pgseal.copybinary import iter_rows
 from pgseal.core.canonical import parse_json
 from pgseal.core.tiles import TILE_WIDTH
 from pgseal.errors import ForgedRecordError, FormatError, TamperError
 from pgseal.verifier.compare import Sealed, judge_rows
 from pgseal.verifier.report import Finding, FindingLog
-from pgseal.verifier.rows import MALFORMED, LeafFormer, Row, iter_rows, parse_row, read_leaf_index
+from pgseal.verifier.rows import MALFORMED, LeafFormer, Row, parse_row, read_leaf_index
 from pgseal.verifier.sources import LedgerFiles, VaultSource
 from pgseal.verifier.tree import Bundle, TreeReader, hash_at
 

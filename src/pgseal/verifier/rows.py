@@ -7,18 +7,17 @@ Compared with text lines in table order this takes a quarter off the server's wo
 
 ``LeafFormer.form`` is the fast path: it forms leaves and says nothing about a batch that has anything unusual in it.
 ``parse_row`` is the slow one and reads every row.
-
-Spec: https://www.postgresql.org/docs/current/sql-copy.html#id-1.9.3.55.9.4.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from struct import Struct
 from struct import error as struct_error
 
+from pgseal.copybinary import EPOCH_MICROSECONDS, split_fields
 from pgseal.core.fields import format_time
-from pgseal.core.leaf import ACTOR_PREFIX, DATA_PREFIX, LeafBuilder
+from pgseal.core.leaf import ACTOR_PREFIX, DATA_PREFIX, LeafBuilder, Seconds, text_template
 from pgseal.core.record import SALT_BYTES
 from pgseal.errors import FormatError, StorageError
 
@@ -32,9 +31,8 @@ VAULT_COLUMNS = (
 #: The action of a record that stands for a trail row which could not be sealed.
 MALFORMED = "MALFORMED"
 
-_SIGNATURE = b"PGCOPY\n\xff\r\n\x00"
-_HEADER_BYTES = 19  # signature, flags, length of the extension (none)
-_TRAILER = b"\xff\xff"
+_SOURCE = "vault row"
+_COUNT_BYTES = 2
 _COLUMNS = 15
 _CONSTANTS = 7  # trail to relation
 _BIGINT_BYTES = 8
@@ -43,7 +41,6 @@ _LENGTH_BYTES = 4
 # int16 number of columns, then length and value of: leaf_index, id, time, xid, actor_salt, data_salt; length of actor.
 _HEAD = Struct(">hiqiqiqiQi32si32si")
 _HEAD_BYTES = _HEAD.size
-_EPOCH_SECONDS = 946_684_800  # PostgreSQL counts from 2000-01-01
 _MICROSECONDS = 1_000_000
 _MAX_CACHED = 8192
 
@@ -72,19 +69,6 @@ class Row:
     data_salt: bytes | None
 
 
-def iter_rows(messages: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the rows in CopyData messages of binary COPY: the header is cut from the first, the trailer left out."""
-    stream = iter(messages)
-    first = next(stream, b"")
-    if not first.startswith(_SIGNATURE) or first[len(_SIGNATURE) : _HEADER_BYTES] != bytes(8):
-        raise StorageError("the vault did not answer with binary COPY: its source and this verifier do not fit")
-    if (row := first[_HEADER_BYTES:]) and row != _TRAILER:
-        yield row
-    for row in stream:
-        if row != _TRAILER:
-            yield row
-
-
 class LeafFormer:
     """Forms leaves from rows, keeping what repeats. One for each process."""
 
@@ -92,7 +76,7 @@ class LeafFormer:
         """Start with nothing kept."""
         self._builder = LeafBuilder()
         self._templates: dict[bytes, str] = {}
-        self._seconds: dict[int, str] = {}
+        self._seconds = Seconds()
         #: The trails, with incarnation, of all rows that were formed.
         self.trails: set[tuple[str, int]] = set()
 
@@ -124,9 +108,10 @@ class LeafFormer:
             template = templates.get(key)
             if template is None and (template := self._learn(key)) is None:
                 return None
-            second, fraction = divmod(time, _MICROSECONDS)
-            moment = seconds.get(second)
-            if moment is None and (moment := self._format_second(second)) is None:
+            second, fraction = divmod(time + EPOCH_MICROSECONDS, _MICROSECONDS)
+            try:
+                moment = seconds[second]
+            except FormatError:
                 return None
             leaves.append(
                 template
@@ -153,25 +138,11 @@ class LeafFormer:
             )
         except FormatError:
             return None
-        # The builder's gaps take bytes. Canonical JSON holds no control character, so NUL can stand for a gap while
-        # whatever percent signs a relation's name has are escaped again.
-        text = (template % (b"\x00", b"\x00", b"\x00", b"\x00", b"\x00")).decode().replace("%", "%%")
-        actor, data, id_, time, xid, end = text.split("\x00")
-        text = f"{actor}%s{data}%s{id_}%d{time}%s.%06dZ{xid}%d{end}"
+        text = text_template(template)
         if len(self._templates) >= _MAX_CACHED:
             self._templates.clear()
         self._templates[key] = text
         self.trails.add((trail or "", incarnation or 0))
-        return text
-
-    def _format_second(self, second: int) -> str | None:
-        try:
-            text = format_time((second + _EPOCH_SECONDS) * _MICROSECONDS)[: -len(".000000Z")]
-        except FormatError:
-            return None
-        if len(self._seconds) >= _MAX_CACHED:
-            self._seconds.clear()
-        self._seconds[second] = text
         return text
 
 
@@ -181,7 +152,7 @@ def parse_row(row: bytes) -> Row:
     Raises ``StorageError`` for a row that is not of ``VAULT_COLUMNS``: the server frames rows, nobody else can.
     """
     try:
-        values = _split(row, 2, _COLUMNS)
+        values = split_fields(row[_COUNT_BYTES:], _COLUMNS, source=_SOURCE)
     except FormatError as error:
         raise StorageError(f"the vault gave a row that cannot be read: {error}") from error
     leaf_index, id_, time, xid = (
@@ -204,27 +175,13 @@ def read_leaf_index(row: bytes) -> int | None:
 
 def _format_time(microseconds: int | None) -> str | None:
     try:
-        return None if microseconds is None else format_time(microseconds + _EPOCH_SECONDS * _MICROSECONDS)
+        return None if microseconds is None else format_time(microseconds + EPOCH_MICROSECONDS)
     except FormatError:
         return None
 
 
-def _split(row: bytes, offset: int, count: int) -> list[bytes | None]:
-    values: list[bytes | None] = []
-    for _ in range(count):
-        begin = offset + _LENGTH_BYTES
-        length = int.from_bytes(row[offset:begin], "big", signed=True)
-        offset = begin + max(length, 0)
-        if offset > len(row):
-            raise FormatError("a value is cut off", source="vault row", offset=begin)
-        values.append(None if length < 0 else row[begin:offset])
-    if offset != len(row):
-        raise FormatError(f"expected {count} values, got {len(row) - offset} more bytes", source="vault row")
-    return values
-
-
 def _parse_constants(key: bytes) -> tuple[str | None, int | None, *tuple[str | None, ...]]:
-    return _texts(_split(key, 0, _CONSTANTS))
+    return _texts(split_fields(key, _CONSTANTS, source=_SOURCE))
 
 
 def _texts(values: Sequence[bytes | None]) -> tuple[str | None, int | None, *tuple[str | None, ...]]:

@@ -38,6 +38,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
+from pgseal.copybinary import iter_rows
 from pgseal.core.checkpoint import Checkpoint, open_checkpoint
 from pgseal.core.encoding import format_base64
 from pgseal.core.envelope import parse_envelope
@@ -60,7 +61,7 @@ from pgseal.verifier.compare import find_differences
 from pgseal.verifier.leaves import RANGE, Log, RangeResult
 from pgseal.verifier.pool import MIN_PARALLEL_RANGES, check_ranges, count_processors
 from pgseal.verifier.report import MAX_FINDINGS, FindingLog, Report
-from pgseal.verifier.rows import Row, iter_rows, parse_row
+from pgseal.verifier.rows import Row, parse_row
 from pgseal.verifier.sources import KeptCheckpoint, TrailSource, VaultSource
 from pgseal.verifier.trails import Known, TrailCheck
 from pgseal.verifier.upper import UpperTiles

@@ -80,11 +80,10 @@ class Seconds(dict[int, str]):
 
 
 def text_template(template: bytes) -> str:
-    """Return a template of ``LeafBuilder`` as text that takes numbers, for the tightest loops::
+    """Return a template of ``LeafBuilder`` as text that takes numbers, for the tightest loops.
 
-        template % (actor_hex, data_hex, id, second, microsecond, xid)
-
-    ``second`` is a text of ``Seconds``; the result encoded as UTF-8 is the leaf.
+    ``template % (actor_hex, data_hex, id, second, microsecond, xid)``, encoded as UTF-8, is the leaf; ``second`` is a
+    text of ``Seconds``.
     """
     # Canonical JSON holds no control character, so NUL can stand for a gap while whatever percent signs a relation's
     # name has are escaped again.

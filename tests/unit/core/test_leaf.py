@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from tests.strategies import envelopes, moments
 
-from pgseal.core.leaf import ACTOR_PREFIX, DATA_PREFIX, LeafBuilder
+from pgseal.core.leaf import ACTOR_PREFIX, DATA_PREFIX, LeafBuilder, Seconds, text_template
 from pgseal.core.record import MAX_LEAF_BYTES, Envelope, Part, commit_part, format_envelope, format_time
 from pgseal.errors import FormatError
 
@@ -101,25 +101,41 @@ def test_memory_is_bounded_and_starting_over_changes_nothing():
     for number in range(20):
         envelope = replace(ENVELOPE, incarnation=number + 1)
         assert _build(builder, envelope) == format_envelope(envelope)
-        assert builder.time(number * 1_000_000 + 7) == format_time(number * 1_000_000 + 7).encode()
         assert len(builder._templates) <= 3
-        assert len(builder._seconds) <= 3
+    seconds = Seconds(max_seconds=3)
+    for number in range(20):
+        assert f"{seconds[number]}.000007Z" == format_time(number * 1_000_000 + 7)
+        assert len(seconds) <= 3
 
 
 @given(moments)
-def test_time_is_format_time(microseconds: int):
-    builder = LeafBuilder()
-    assert builder.time(microseconds) == format_time(microseconds).encode()
-    assert (
-        builder.time(microseconds // 1_000_000 * 1_000_000)
-        == format_time(microseconds // 1_000_000 * 1_000_000).encode()
-    )
+def test_seconds_and_fraction_are_format_time(microseconds: int):
+    second, fraction = divmod(microseconds, 1_000_000)
+    assert f"{Seconds()[second]}.{fraction:06d}Z" == format_time(microseconds)
 
 
 @pytest.mark.parametrize("microseconds", [-62_135_596_800_000_001, 253_402_300_800_000_000])
-def test_time_outside_four_digit_years_is_refused(microseconds: int):
+def test_seconds_outside_four_digit_years_are_refused(microseconds: int):
     with pytest.raises(FormatError):
-        LeafBuilder().time(microseconds)
+        Seconds()[microseconds // 1_000_000]
+
+
+@pytest.mark.parametrize("relation", ['public."100%s %(x)d %%"', "public.t", None])
+def test_text_template_gives_the_same_leaf(relation: str | None):
+    envelope = replace(ENVELOPE, relation=relation)
+    builder = LeafBuilder()
+    constants = (envelope.trail, envelope.incarnation, envelope.source, envelope.category, envelope.action)
+    template = text_template(builder.template(*constants, envelope.outcome, envelope.relation))
+    second, _, fraction = envelope.time[:-1].partition(".")
+    parts = (
+        envelope.actor_commitment.hex(),
+        envelope.data_commitment.hex(),
+        envelope.id,
+        second,
+        int(fraction),
+        envelope.xid,
+    )
+    assert (template % parts).encode() == format_envelope(envelope)
 
 
 def test_prefixes_hash_to_the_commitments():

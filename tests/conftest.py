@@ -16,6 +16,8 @@ fixture                   scope      gives
 `shared`                  session    the directory of vectors and data beside the repository
 ========================  =========  =============================================================================
 
+More majors are found in the bin directories that PGSEAL_POSTGRES names, separated by colons.
+
 Clusters start when first asked for. What is missing skips the test; with CI=true in the environment it is an error.
 Roles belong to a whole cluster: a test that changes roles wants a `new_cluster`.
 """

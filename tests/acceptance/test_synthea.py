@@ -24,7 +24,6 @@ CHANGES = 2000
 
 
 @pytest.mark.slow
-@pytest.mark.servers(15, 16, 18)
 def test_sealed_history_replays_to_the_tables_as_they_are(any_cluster, vault_cluster, new_database, shared, tmp_path):
     data = shared / "data" / "synthea"
     if not data.is_dir():

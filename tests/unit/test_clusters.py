@@ -10,13 +10,25 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from tests.clusters import Cluster, _is_alive, find_binaries
+from tests.clusters import Binaries, Cluster, _is_alive, find_binaries
 from tests.conftest import NewCluster, NewDatabase
 
 
 def test_every_major_answers_with_its_own_version(any_cluster: Cluster):
     [(version,)] = any_cluster.execute("SELECT current_setting('server_version_num')::int / 10000")
     assert version == any_cluster.major
+
+
+def test_more_majors_are_found_where_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.delenv("PGSEAL_POSTGRES", raising=False)
+    installed = find_binaries.__wrapped__()
+    for major in (*installed, 99):
+        program = tmp_path / f"{major}" / "postgres"
+        program.parent.mkdir()
+        program.write_text(f"#!/bin/sh\necho 'postgres (PostgreSQL) {major}.1'\n", encoding="utf-8")
+        program.chmod(0o755)
+    monkeypatch.setenv("PGSEAL_POSTGRES", ":".join(map(str, tmp_path.iterdir())))
+    assert find_binaries.__wrapped__() == {**installed, 99: Binaries(99, tmp_path / "99", "named")}
 
 
 def test_debian_cluster_preloads_pgaudit(cluster15: Cluster):

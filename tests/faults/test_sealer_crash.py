@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -27,7 +28,8 @@ from pgseal.ledger import files
 from pgseal.ledger.writer import LedgerWriter
 from pgseal.sealer import seal
 from pgseal.sealer.encode import ChunkEncoder
-from pgseal.sealer.seal import Sealer, run
+from pgseal.sealer.loop import run
+from pgseal.sealer.seal import Sealer
 from pgseal.sealer.state import SealerState
 from pgseal.trail.feed import PollFeed
 from pgseal.vault.store import VaultStore
@@ -298,6 +300,8 @@ def seal_twice(victim: Victim) -> None:
     with closing(Sealer.open(victim.deployment.settings)) as sealer:
         sealer.seal_once()
         sealer.seal_once()
+        for error in sealer.lost:
+            raise error  # as `seal --once` does
 
 
 def test_a_vault_lost_in_mid_run_is_waited_for(new_cluster, new_database, cluster, tmp_path, monkeypatch):
@@ -335,6 +339,43 @@ def test_a_vault_lost_in_mid_run_is_waited_for(new_cluster, new_database, cluste
     assert stop.pauses == [1, 2, 4, 8]
     assert reports[-1] == "back at work"
     assert all("nothing is lost, retrying" in message for message in reports[:-1])
+    deployment.check_sealed()
+
+
+def test_a_source_that_is_down_holds_up_nobody_else(new_cluster, new_database, cluster, tmp_path, monkeypatch):
+    """Lost while its records are read; the other source is sealed meanwhile, and it as well once it is back."""
+    server: Cluster = new_cluster(16)
+    deployment = make_deployment(new_database(server), new_database(cluster), tmp_path)
+    other = new_database(cluster)
+    deployment.call("init", "--source", other, "--name", "other")
+    deployment.seal()
+    for dsn in (deployment.source, other):
+        query(dsn, "SELECT audit.record_event('LOGIN') FROM generate_series(1, 500)")
+    encode = ChunkEncoder.encode
+
+    def encode_and_lose(self: ChunkEncoder, rows: Iterator[bytes], *arguments: Any) -> Any:
+        monkeypatch.setattr(ChunkEncoder, "encode", encode)
+        server.stop("immediate")
+        return encode(self, rows, *arguments)
+
+    monkeypatch.setattr(ChunkEncoder, "encode", encode_and_lose)
+    reports: list[str] = []
+    with closing(Sealer.open(deployment.settings, reports.append)) as sealer:
+        assert sealer.seal_once().sealed == 500
+        assert ["nothing is lost" in report for report in reports] == [True]
+        assert len(sealer.lost) == 1
+        query(other, "SELECT audit.record_event('LOGOUT')")
+        assert sealer.seal_once().sealed == 1
+
+    with closing(Sealer.open(deployment.settings, reports.append)) as sealer:
+        assert len(sealer.lost) == 1
+        server.start()
+        deadline = time.monotonic() + 30
+        while sealer.lost and time.monotonic() < deadline:
+            time.sleep(0.1)
+            sealer.seal_once()
+        assert reports[-1].endswith(" is back")
+        sealer.seal_once()
     deployment.check_sealed()
 
 

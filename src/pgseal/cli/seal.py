@@ -46,14 +46,16 @@ def _seal_once(settings: "Settings", *, as_json: bool) -> None:
         result = sealer.seal_once(lambda sealed: progress(sealed, 0))
     if as_json:
         print_json(result.to_json())
-        return
-    say(("✓", "green"), f" {format_count(result.sealed, 'record')} sealed")
-    say(f"  {printable(result.origin)}   size {result.size:,}   root {format_base64(result.root)}")
+    else:
+        say(("✓", "green"), f" {format_count(result.sealed, 'record')} sealed")
+        say(f"  {printable(result.origin)}   size {result.size:,}   root {format_base64(result.root)}")
+    for error in sealer.lost:
+        raise error  # what could be reached is sealed and shown; what could not is the outcome
 
 
 def _run(settings: "Settings") -> None:
     from pgseal.cli.output import printable, say
-    from pgseal.sealer.seal import run
+    from pgseal.sealer.loop import run
 
     stop = Event()
 

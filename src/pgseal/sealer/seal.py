@@ -17,9 +17,8 @@ carries on from; the letters name the windows.
 import json
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
-from threading import Event
 from typing import TypeAlias
 
 import psycopg
@@ -28,29 +27,37 @@ from pgseal.core.checkpoint import Checkpoint, format_checkpoint, open_checkpoin
 from pgseal.core.encoding import format_base64
 from pgseal.core.merkle import EMPTY_ROOT
 from pgseal.core.note import sign_note
-from pgseal.errors import ConfigError, ConflictError, RollbackError, UnavailableError
+from pgseal.errors import ConfigError, RollbackError, UnavailableError
 from pgseal.ledger.adopt import prepare_directory
 from pgseal.ledger.reader import LedgerReader
 from pgseal.ledger.store import DirectoryStore, MissingObjectError
 from pgseal.ledger.writer import LedgerWriter
 from pgseal.postgres import connect, read_version
 from pgseal.sealer.ahead import read_ahead
-from pgseal.sealer.encode import ChunkEncoder, EncodedChunk, MalformedRow
+from pgseal.sealer.encode import EncodedChunk, MalformedRow
 from pgseal.sealer.startup import check_last_rows, check_vault_size, read_pending
 from pgseal.sealer.state import SealerState
-from pgseal.sealer.trails import SEALER_ROLE, TrailAddress, read_state, to_row, trail_addresses
+from pgseal.sealer.trails import (
+    SEALER_ROLE,
+    VAULT_TRAIL,
+    LostTrail,
+    OpenTrail,
+    TrailAddress,
+    TrailLostError,
+    open_trail,
+    to_row,
+    trail_addresses,
+)
 from pgseal.settings import Settings
-from pgseal.trail.feed import FeedState, PollFeed
+from pgseal.trail.feed import FeedState
 from pgseal.trail.rows import read_id
 from pgseal.vault.store import VaultStore
 
 #: Records in one vault transaction: what a crash makes the sealer do again, and what it holds in memory.
 CHUNK_ROWS = 8_192
-_POLL_SECONDS = 0.2
-_MAX_PAUSE_SECONDS = 30.0
-_MAINTENANCE_SECONDS = 6 * 3600.0
 
 Progress = Callable[[int], None]
+Report = Callable[[str], None]
 #: What was read and encoded, and how far the feed has come with it.
 _Chunk: TypeAlias = tuple[EncodedChunk, FeedState]
 
@@ -72,7 +79,9 @@ class SealResult:
 class Sealer:
     """One sealer at work. ``open`` checks and recovers; afterwards ``seal_once`` as often as wanted."""
 
-    def __init__(self, settings: Settings, stack: ExitStack, vault: VaultStore, state: SealerState) -> None:
+    def __init__(
+        self, settings: Settings, stack: ExitStack, vault: VaultStore, state: SealerState, report: Report
+    ) -> None:
         """Use ``Sealer.open``."""
         self._stack = stack
         self._vault = vault
@@ -81,14 +90,18 @@ class Sealer:
         self._signer = settings.read_signer()
         self._checkpoint = Checkpoint(settings.origin, 0, EMPTY_ROOT)
         self._note: bytes | None = None
-        self._feeds: dict[str, PollFeed] = {}
-        self._states: dict[str, FeedState] = {}
-        self._encoders: dict[str, ChunkEncoder] = {}
+        self._trails: dict[str, OpenTrail] = {}
+        self._lost: dict[str, LostTrail] = {}
+        self._report = report
+        self._reader: LedgerReader
         self._ledger: LedgerWriter
 
     @classmethod
-    def open(cls, settings: Settings) -> "Sealer":
+    def open(cls, settings: Settings, report: Report = lambda _: None) -> "Sealer":
         """Lock, check every side against the last checkpoint, and finish what a crash left undone.
+
+        A source that cannot be reached is left for later, unless the vault holds rows of it that are not signed yet.
+        ``report`` gets one line when a source is lost and one when it is back.
 
         Raises:
             ConflictError: another sealer is at work.
@@ -105,7 +118,8 @@ class Sealer:
                 raise ConfigError("vault: nothing is installed there; run pgseal init")  # noqa: TRY301
             vault = VaultStore(connection)
             vault.lock()
-            sealer = cls(settings, stack, vault, state)
+            sealer = cls(settings, stack, vault, state, report)
+            stack.callback(sealer._close_trails)
             sealer._recover(settings)
         except BaseException:
             stack.close()
@@ -116,6 +130,15 @@ class Sealer:
         """Let go of connections and locks."""
         self._stack.close()
 
+    def _close_trails(self) -> None:
+        for trail in self._trails.values():
+            trail.connection.close()
+
+    @property
+    def lost(self) -> list[UnavailableError]:
+        """Why sources could not be read the last time, one error for each of them."""
+        return [lost.error for lost in self._lost.values()]
+
     @property
     def result(self) -> SealResult:
         """The newest checkpoint."""
@@ -124,19 +147,19 @@ class Sealer:
     def _recover(self, settings: Settings) -> None:
         prepare_directory(settings.ledger, settings.origin)
         store = DirectoryStore(settings.ledger)
-        self._read_signed(LedgerReader(store))
+        self._reader = LedgerReader(store)
+        self._read_signed(self._reader)
         self._ledger = LedgerWriter.open(store, self._checkpoint.size, self._checkpoint.root)
         count = check_vault_size(self._vault, self._checkpoint.size)
         for address in trail_addresses(settings):
-            self._connect_trail(address)
-        check_last_rows(self._vault, LedgerReader(store), self._feeds, self._states, self._checkpoint.size)
+            self._open_trail(address)
         if self._note is None:
             self._sign()
         else:
             # Window C–D: what is kept may not be published yet. The same bytes, never a second signature.
             self._publish(self._note)
         # Windows A–B and B–C: the vault is ahead.
-        for leaves in read_pending(self._vault, self._feeds, self._checkpoint.size, count):
+        for leaves in read_pending(self._vault, self._trails, self._lost, self._checkpoint.size, count):
             self._ledger.append(leaves)
         if self._ledger.size > self._checkpoint.size:
             self._sign()
@@ -169,45 +192,71 @@ class Sealer:
                 where="state",
             )
 
-    def _connect_trail(self, address: TrailAddress) -> None:
-        connection = self._stack.enter_context(closing(address.connect()))
-        feed = PollFeed(connection, side=address.side)
-        state = read_state(self._vault, address.name)
-        feed.check_restart(state)
-        feed.maintain()
-        self._feeds[address.name] = feed
-        self._states[address.name] = state
-        self._encoders[address.name] = ChunkEncoder(address.name, state.incarnation)
+    def _open_trail(self, address: TrailAddress) -> None:
+        """Connect a trail and check it, or note that it is lost."""
+        try:
+            trail = open_trail(address, self._vault)
+        except UnavailableError as error:
+            if address.name == VAULT_TRAIL:
+                raise
+            self._lose(address, error)
+            return
+        try:
+            check_last_rows(self._vault, self._reader, trail, self._checkpoint.size)
+        except BaseException:
+            trail.connection.close()
+            raise
+        self._trails[address.name] = trail
+        if self._lost.pop(address.name, None):
+            self._report(f"{address.side} is back")
+
+    def _lose(self, address: TrailAddress, error: UnavailableError) -> None:
+        trail, lost = self._trails.pop(address.name, None), self._lost.get(address.name)
+        if trail is not None:
+            trail.connection.close()
+        if lost is None:
+            lost = self._lost[address.name] = LostTrail(address, error)
+        else:
+            lost.fail(error)
+        self._report(f"{error}; nothing is lost, retrying in {lost.pause_seconds:.0f} s")
 
     def seal_once(self, progress: Progress | None = None) -> SealResult:
-        """Seal all that is committed now; raises as ``open`` does. ``progress`` is told records sealed so far."""
+        """Seal all that is committed now; raises as ``open`` does. ``progress`` is told records sealed so far.
+
+        What can be reached is sealed; ``lost`` says afterwards what could not.
+        """
+        for lost in [lost for lost in self._lost.values() if time.monotonic() >= lost.retry_at]:
+            self._open_trail(lost.address)
         sealed = 0
-        for trail in self._feeds:
-            for count in self._seal_trail(trail):
-                sealed += count
-                if progress is not None:
-                    progress(sealed)
+        for trail in list(self._trails.values()):
+            try:
+                for count in self._seal_trail(trail):
+                    sealed += count
+                    if progress is not None:
+                        progress(sealed)
+            except TrailLostError as error:
+                self._lose(trail.address, error)
         return SealResult(self._origin, self._checkpoint.size, self._checkpoint.root, sealed)
 
-    def _seal_trail(self, trail: str) -> Iterator[int]:
-        feed = self._feeds[trail]
-        if self._states[trail].pending is not None:
+    def _seal_trail(self, trail: OpenTrail) -> Iterator[int]:
+        if trail.state.pending is not None:
             # A crash broke this batch off; what was committed after its snapshot belongs to the next one.
-            yield from self._seal_batch(feed, self._states[trail])
-        begun = feed.begin(self._states[trail])
+            yield from self._seal_batch(trail, trail.state)
+        with _losing(trail):
+            begun = trail.feed.begin(trail.state)
         if begun is not None:
-            yield from self._seal_batch(feed, begun)
+            yield from self._seal_batch(trail, begun)
 
-    def _seal_batch(self, feed: PollFeed, begun: FeedState) -> Iterator[int]:
+    def _seal_batch(self, trail: OpenTrail, begun: FeedState) -> Iterator[int]:
         """Seal what is left of a batch; yields the number of records sealed, chunk by chunk."""
         known_ids: set[int] | None = None
         while begun.pending is not None:
-            encoded = self._encode_chunks(feed, begun, self._ledger.size, known_ids)
+            encoded = _encode_chunks(trail, begun, self._ledger.size, known_ids)
             try:
                 with closing(read_ahead(self._keep_chunks(read_ahead(encoded)))) as kept:
                     for chunk, after in kept:
                         # Window A–B.
-                        begun = self._states[after.trail] = after
+                        begun = trail.state = after
                         if chunk.leaves:
                             self._ledger.append(chunk.leaves)
                             # Window B–C.
@@ -217,25 +266,10 @@ class Sealer:
                 if known_ids is not None:
                     raise
                 # Someone with superuser rights inserted an id that is taken. Once more, with those ids set apart.
-                known_ids = self._find_known_ids(feed, begun)
+                ids = _read_ids(trail, begun)
+                known_ids = self._vault.find_known_ids(trail.name, begun.incarnation, ids)
             else:
                 known_ids = None
-
-    def _encode_chunks(
-        self, feed: PollFeed, begun: FeedState, leaf_index: int, known_ids: set[int] | None
-    ) -> Generator[_Chunk, None, None]:
-        """Read and encode chunk after chunk; yields each with the state after it. With ``known_ids`` only the first."""
-        encoder = self._encoders[begun.trail]
-        while begun.pending is not None:
-            with closing(feed.read_chunk(begun, CHUNK_ROWS)) as rows:
-                chunk = encoder.encode(rows, leaf_index, known_ids)
-            begun = replace(begun, position=max(begun.position, chunk.last_id))
-            if chunk.rows < CHUNK_ROWS:
-                begun = feed.finish(begun)
-            leaf_index += len(chunk.leaves)
-            yield chunk, begun
-            if known_ids is not None:
-                return
 
     def _keep_chunks(self, chunks: Generator[_Chunk, None, None]) -> Generator[_Chunk, None, None]:
         """Keep each chunk in the vault, durably, before it is yielded."""
@@ -249,11 +283,6 @@ class Sealer:
                         self._record_malformed(after, row)
                     self._vault.write_feed(to_row(after))
                 yield chunk, after
-
-    def _find_known_ids(self, feed: PollFeed, begun: FeedState) -> set[int]:
-        with closing(feed.read_chunk(begun, CHUNK_ROWS)) as rows:
-            ids = [read_id(row) for row in rows]
-        return self._vault.find_known_ids(begun.trail, begun.incarnation, ids)
 
     def _record_malformed(self, begun: FeedState, row: MalformedRow) -> None:
         data = {"trail": begun.trail, "incarnation": begun.incarnation, **asdict(row)}
@@ -275,37 +304,33 @@ class Sealer:
         self._state.note_published(note)
 
 
-def run(settings: Settings, stop: Event, report: Callable[[str], None]) -> None:
-    """Seal until ``stop`` is set. A side that cannot be reached is waited for, with growing pauses.
+@contextmanager
+def _losing(trail: OpenTrail) -> Generator[None, None, None]:
+    """Tell a source that cannot be read now from everything else that cannot."""
+    try:
+        yield
+    except UnavailableError as error:
+        if trail.name == VAULT_TRAIL:
+            raise
+        raise TrailLostError(str(error)) from error
 
-    ``report`` gets one line when a side is lost and one when it is back. Raises what a person has to act on.
-    """
-    pause = 1.0
-    waiting = has_worked = False
-    while not stop.is_set():
-        try:
-            sealer = Sealer.open(settings)
-            has_worked = True
-            maintain_at = time.monotonic() + _MAINTENANCE_SECONDS
-            try:
-                while not stop.is_set():
-                    began = time.monotonic()
-                    if began > maintain_at:
-                        break  # opening again checks every side and makes partitions
-                    sealed = sealer.seal_once().sealed
-                    if waiting:
-                        report("back at work")
-                        waiting = False
-                    pause = 1.0
-                    if not sealed:
-                        stop.wait(max(0.0, _POLL_SECONDS - (time.monotonic() - began)))
-            finally:
-                sealer.close()
-        except (UnavailableError, ConflictError) as error:
-            # After a lost connection the vault may take our own lock for someone else's for a while.
-            if isinstance(error, ConflictError) and not has_worked:
-                raise
-            report(f"{error}; nothing is lost, retrying in {pause:.0f} s")
-            waiting = True
-            stop.wait(pause)
-            pause = min(pause * 2, _MAX_PAUSE_SECONDS)
+
+def _encode_chunks(
+    trail: OpenTrail, begun: FeedState, leaf_index: int, known_ids: set[int] | None
+) -> Generator[_Chunk, None, None]:
+    """Read and encode chunk after chunk; yields each with the state after it. With ``known_ids`` only the first."""
+    while begun.pending is not None:
+        with _losing(trail), closing(trail.feed.read_chunk(begun, CHUNK_ROWS)) as rows:
+            chunk = trail.encoder.encode(rows, leaf_index, known_ids)
+        begun = replace(begun, position=max(begun.position, chunk.last_id))
+        if chunk.rows < CHUNK_ROWS:
+            begun = trail.feed.finish(begun)
+        leaf_index += len(chunk.leaves)
+        yield chunk, begun
+        if known_ids is not None:
+            return
+
+
+def _read_ids(trail: OpenTrail, begun: FeedState) -> list[int]:
+    with _losing(trail), closing(trail.feed.read_chunk(begun, CHUNK_ROWS)) as rows:
+        return [read_id(row) for row in rows]

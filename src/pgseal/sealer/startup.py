@@ -12,7 +12,8 @@ from itertools import islice
 from pgseal.core.leaf import LeafBuilder
 from pgseal.errors import AlteredRecordError, FatalSealError, FormatError, MissingRecordError, RollbackError
 from pgseal.ledger.reader import LedgerReader
-from pgseal.trail.feed import FeedState, PollFeed
+from pgseal.sealer.trails import LostTrail, OpenTrail
+from pgseal.trail.feed import PollFeed
 from pgseal.trail.rows import HeadCache
 from pgseal.vault.rows import VaultRow, parse_row
 from pgseal.vault.store import VaultStore
@@ -33,45 +34,43 @@ def check_vault_size(vault: VaultStore, signed_size: int) -> int:
     return count
 
 
-def check_last_rows(
-    vault: VaultStore,
-    ledger: LedgerReader,
-    feeds: Mapping[str, PollFeed],
-    states: Mapping[str, FeedState],
-    signed_size: int,
-) -> None:
-    """Check the last sealed rows of every trail: vault against ledger, trail against vault.
+def check_last_rows(vault: VaultStore, ledger: LedgerReader, trail: OpenTrail, signed_size: int) -> None:
+    """Check the last sealed rows of a trail: vault against ledger, trail against vault.
 
     Raises:
         AlteredRecordError: the vault's row does not give the ledger's entry.
         RollbackError: the trail no longer has the row, or has another.
     """
     leaves = LeafBuilder()
-    for trail, state in states.items():
-        lines = vault.read_last_lines(trail, state.incarnation, signed_size, _LAST_ROWS)
-        rows = [_parse(line, leaves) for line in lines]
-        for row in rows:
-            if row.leaf_data != ledger.leaf(row.leaf_index, signed_size):
-                raise AlteredRecordError(
-                    f"record {row.trail}/{row.id} in the vault does not give the ledger's entry {row.leaf_index}",
-                    where="vault", trail=row.trail, record_id=row.id, leaf_index=row.leaf_index,
-                )  # fmt: skip
-        for row, content in _with_trail(feeds[trail], rows):
-            if content != row.content:
-                what = "gone" if content is None else "changed"
-                raise RollbackError(
-                    f"record {row.trail}/{row.id}, sealed as leaf {row.leaf_index}, is {what} in the trail: "
-                    "the source was restored to an earlier state or someone edited its trail; nothing was sealed",
-                    where="trail", trail=row.trail, record_id=row.id, leaf_index=row.leaf_index,
-                )  # fmt: skip
+    lines = vault.read_last_lines(trail.name, trail.state.incarnation, signed_size, _LAST_ROWS)
+    rows = [_parse(line, leaves) for line in lines]
+    for row in rows:
+        if row.leaf_data != ledger.leaf(row.leaf_index, signed_size):
+            raise AlteredRecordError(
+                f"record {row.trail}/{row.id} in the vault does not give the ledger's entry {row.leaf_index}",
+                where="vault", trail=row.trail, record_id=row.id, leaf_index=row.leaf_index,
+            )  # fmt: skip
+    for row, content in _with_trail(trail.feed, rows):
+        if content != row.content:
+            what = "gone" if content is None else "changed"
+            raise RollbackError(
+                f"record {row.trail}/{row.id}, sealed as leaf {row.leaf_index}, is {what} in the trail: "
+                "the source was restored to an earlier state or someone edited its trail; nothing was sealed",
+                where="trail", trail=row.trail, record_id=row.id, leaf_index=row.leaf_index,
+            )  # fmt: skip
 
 
 def read_pending(
-    vault: VaultStore, feeds: Mapping[str, PollFeed], signed_size: int, count: int
+    vault: VaultStore,
+    trails: Mapping[str, OpenTrail],
+    lost: Mapping[str, LostTrail],
+    signed_size: int,
+    count: int,
 ) -> Iterator[list[bytes]]:
     """Yield the leaves of vault rows beyond the signed size, each compared with its trail's row.
 
     Raises:
+        UnavailableError: a trail that has such rows cannot be reached.
         AlteredRecordError, MissingRecordError: the vault's row is not the trail's; it is not sealed.
         FatalSealError: a gap, or a trail that is not configured.
     """
@@ -83,15 +82,17 @@ def read_pending(
             if row.leaf_index != expected:
                 raise FatalSealError(f"the vault has no row for leaf {expected}, but one for leaf {row.leaf_index}")
             expected += 1
-        _compare_pending(batch, feeds)
+        _compare_pending(batch, trails, lost)
         yield [row.leaf_data for row in batch]
 
 
-def _compare_pending(batch: Sequence[VaultRow], feeds: Mapping[str, PollFeed]) -> None:
+def _compare_pending(batch: Sequence[VaultRow], trails: Mapping[str, OpenTrail], lost: Mapping[str, LostTrail]) -> None:
     for trail in {row.trail for row in batch}:
-        if trail not in feeds:
+        if trail in lost:
+            raise lost[trail].error
+        if trail not in trails:
             raise FatalSealError(f"the vault holds unsealed records of trail {trail!r}, which is not configured")
-        for row, content in _with_trail(feeds[trail], [row for row in batch if row.trail == trail]):
+        for row, content in _with_trail(trails[trail].feed, [row for row in batch if row.trail == trail]):
             if content is None:
                 raise MissingRecordError(
                     f"record {trail}/{row.id} waits in the vault but is gone from the trail",

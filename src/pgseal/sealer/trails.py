@@ -1,15 +1,22 @@
-"""The trails a configuration names, connected: the vault's own and one for each source."""
+"""The trails a configuration names: the vault's own and one for each source; open, or lost for a while."""
 
+import time
 from dataclasses import dataclass, field
 
-from pgseal.errors import ConfigError
+from pgseal.errors import ConfigError, UnavailableError
 from pgseal.postgres import Connection, ServerIdentity, connect, read_version
+from pgseal.sealer.encode import ChunkEncoder
 from pgseal.settings import Settings
-from pgseal.trail.feed import FeedState
+from pgseal.trail.feed import FeedState, PollFeed
 from pgseal.vault.store import FeedRow, VaultStore
 
 VAULT_TRAIL = "vault"
 SEALER_ROLE = "pgseal_sealer"
+_MAX_PAUSE_SECONDS = 30.0
+
+
+class TrailLostError(UnavailableError):
+    """A source cannot be read now; the other trails go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +34,55 @@ class TrailAddress:
             connection.close()
             raise ConfigError(f"{self.side}: no trail is installed; run pgseal init")
         return connection
+
+
+@dataclass(slots=True)
+class OpenTrail:
+    """A connected trail; ``state`` says how far it is kept in the vault."""
+
+    address: TrailAddress
+    connection: Connection = field(repr=False)
+    feed: PollFeed
+    state: FeedState
+    encoder: ChunkEncoder
+
+    @property
+    def name(self) -> str:
+        """The trail's name in envelopes."""
+        return self.address.name
+
+
+@dataclass(slots=True)
+class LostTrail:
+    """A source that could not be read the last time, tried again after pauses that grow."""
+
+    address: TrailAddress
+    error: UnavailableError
+    pause_seconds: float = 1.0
+    retry_at: float = field(default_factory=lambda: time.monotonic() + 1.0)
+
+    def fail(self, error: UnavailableError) -> None:
+        """Note another attempt in vain."""
+        self.error = error
+        self.pause_seconds = min(2 * self.pause_seconds, _MAX_PAUSE_SECONDS)
+        self.retry_at = time.monotonic() + self.pause_seconds
+
+
+def open_trail(address: TrailAddress, vault: VaultStore) -> OpenTrail:
+    """Connect a trail, check that it is the server that was sealed from, and make its partitions.
+
+    Raises ``UnavailableError``, ``ConfigError``, or ``RollbackError``.
+    """
+    connection = address.connect()
+    try:
+        feed = PollFeed(connection, side=address.side)
+        state = read_state(vault, address.name)
+        feed.check_restart(state)
+        feed.maintain()
+    except BaseException:
+        connection.close()
+        raise
+    return OpenTrail(address, connection, feed, state, ChunkEncoder(address.name, state.incarnation))
 
 
 def trail_addresses(settings: Settings) -> list[TrailAddress]:

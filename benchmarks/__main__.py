@@ -1,6 +1,6 @@
 """Runs the benchmarks and writes build/bench.json, a list of {"name", "value", "unit"}.
 
-python -m benchmarks [capture] [latency] [seal] [verify] [--rounds N] [--rows N]
+python -m benchmarks [machine] [capture] [seal] [latency] [--rounds N] [--rows N]
 """
 
 import argparse
@@ -8,10 +8,15 @@ import json
 import platform
 from pathlib import Path
 
-from benchmarks import capture, sealing
+from benchmarks import capture, machine, sealing
 from benchmarks.common import Figure
 
-GROUPS = {"capture": capture.run, "seal": sealing.run_seal_and_verify, "latency": sealing.run_latency}
+GROUPS = {
+    "machine": machine.run,
+    "capture": capture.run,
+    "seal": sealing.run_seal_and_verify,
+    "latency": sealing.run_latency,
+}
 
 
 def main() -> None:

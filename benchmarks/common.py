@@ -56,6 +56,13 @@ def median(values: Sequence[float]) -> float:
 
 
 @contextmanager
+def workplace() -> Iterator[Path]:
+    """A directory for ledgers and keys, gone at the end."""
+    with tempfile.TemporaryDirectory(prefix="pgseal-bench-") as name:
+        yield Path(name)
+
+
+@contextmanager
 def server(label: str) -> Iterator[Cluster]:
     """Start Debian's PostgreSQL, or the newest there is."""
     binaries = find_binaries()
@@ -70,30 +77,32 @@ def make_table(connection: psycopg.Connection, name: str, rows: int) -> None:
 
 
 @contextmanager
-def deployment(cluster: Cluster) -> Iterator[tuple[Settings, str]]:
-    """Install source, vault, ledger and key; yield the settings and the source's connection string."""
-    source, vault = cluster.create_database("source"), cluster.create_database("vault")
-    with tempfile.TemporaryDirectory(prefix="pgseal-bench-") as name:
-        directory = Path(name)
-        for dsn, side in ((source, "source"), (vault, "vault")):
-            with closing(connect(dsn, side=side)) as connection:
-                install_schema(connection, "audit", "pgseal.trail", side=side)
-                if side == "vault":
-                    install_schema(connection, "vault", "pgseal.vault", side=side)
-        signer = generate_signer("bench.example", secrets.token_bytes(32))
-        (directory / "pgseal.key").write_text(format_signer_key(signer))
-        (directory / "pgseal.key").chmod(0o600)
-        write_new(
-            directory / "pgseal.toml",
-            origin="bench.example",
-            ledger="ledger",
-            key="file:pgseal.key",
-            state=".pgseal",
-            vault_dsn=vault,
-            sources=[("source", source)],
-        )
-        settings = load(directory / "pgseal.toml", {})
-        Sealer.open(settings).close()
-        yield settings, source
-        for database in ("source", "vault"):
-            cluster.drop_database(database)
+def deployment(cluster: Cluster, directory: Path, number: int = 0) -> Iterator[tuple[Settings, str]]:
+    """Install source, vault, ledger and key below ``directory``; yield the settings and the source's connection string.
+
+    Everything stays until the server and the directory go: file systems find new inodes slowly for minutes after many
+    files were deleted, which would be measured too.
+    """
+    source, vault = cluster.create_database(f"source{number}"), cluster.create_database(f"vault{number}")
+    home = directory / str(number)
+    home.mkdir()
+    for dsn, side in ((source, "source"), (vault, "vault")):
+        with closing(connect(dsn, side=side)) as connection:
+            install_schema(connection, "audit", "pgseal.trail", side=side)
+            if side == "vault":
+                install_schema(connection, "vault", "pgseal.vault", side=side)
+    signer = generate_signer("bench.example", secrets.token_bytes(32))
+    (home / "pgseal.key").write_text(format_signer_key(signer))
+    (home / "pgseal.key").chmod(0o600)
+    write_new(
+        home / "pgseal.toml",
+        origin="bench.example",
+        ledger="ledger",
+        key="file:pgseal.key",
+        state=".pgseal",
+        vault_dsn=vault,
+        sources=[("source", source)],
+    )
+    settings = load(home / "pgseal.toml", {})
+    Sealer.open(settings).close()
+    yield settings, source

@@ -36,7 +36,8 @@ def history(
     from pgseal.cli.output import format_count, print_text, printable, say, zone_name
     from pgseal.cli.records import format_records, read_sealed_size
     from pgseal.postgres import connect
-    from pgseal.vault.search import find_history, find_record, resolve_relation
+    from pgseal.vault.history import find_history
+    from pgseal.vault.search import find_record, resolve_relation
     from pgseal.vault.values import format_json
 
     with closing(connect(settings.vault.dsn.reveal(), side="vault")) as connection:

@@ -1,13 +1,16 @@
 """A sealed record as the vault has it, and as people and programs read it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from psycopg import sql
 
+from pgseal.postgres import Connection
 from pgseal.vault.values import parse_part
+
+_SHOWN = 8
 
 # Under the session's pinned TimeZone, UTC. An impossible time gives NULL, and verify says what it was.
 COLUMNS = sql.SQL(
@@ -95,3 +98,14 @@ class Record:
     @property
     def _name(self) -> str:
         return f"vault record {self.trail}/{self.id} (leaf {self.leaf_index})"
+
+
+def fetch_records(connection: Connection, query: sql.Composed, values: Mapping[str, object]) -> list[Record]:
+    """Run a query that selects ``COLUMNS``."""
+    return [Record(*row) for row in connection.execute(query, values)]
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Return some names for a message, and how many there are in all."""
+    more = f", … ({len(names):,} in all)" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,4 +1,4 @@
-"""Reads the vault: the history of one row, search over everything, one record by its id. Changes nothing.
+"""Reads the vault: search over everything, one record by its id. Changes nothing.
 
 Connections come from ``pgseal.postgres.connect``. Nothing here looks at a source: the vault answers, also when
 production is down.
@@ -6,22 +6,19 @@ production is down.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg
 from psycopg import sql
 
 from pgseal.core.record import parse_relation
 from pgseal.errors import ConfigError, FormatError
 from pgseal.postgres import Connection, translated_errors
-from pgseal.vault.records import COLUMNS, Record
-from pgseal.vault.values import format_json, parse_part
+from pgseal.vault.records import COLUMNS, Record, fetch_records, list_names
 
 _SIDE = "vault"
 _BATCH = 1000
-_SHOWN = 8
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -71,30 +68,11 @@ def resolve_relation(connection: Connection, text: str) -> str:
     if len(candidates) == 1:
         return candidates[0]
     if candidates:
-        raise ConfigError(f"{text!r} could be {_list(candidates)}: write the schema, too")
+        raise ConfigError(f"{text!r} could be {list_names(candidates)}: write the schema, too")
     raise ConfigError(
         f"no sealed record is about a table {text!r}; pgseal status lists the tables, "
         "and pgseal seal --once seals what waits"
     )
-
-
-def find_history(connection: Connection, relation: str, key: str, *, trail: str | None = None) -> list[Record]:
-    """Return every sealed record of one row, oldest first, each trail for itself.
-
-    Args:
-        connection: to the vault.
-        relation: as ``resolve_relation`` returns it.
-        key: the key's value, or a JSON object with every column of the key.
-        trail: of this trail only.
-
-    A key that was changed is followed to the new one; a TRUNCATE that removed the row belongs to its history.
-    Raises ``ConfigError`` for a relation without records, or without a key, or with another one.
-    """
-    with translated_errors(_SIDE):
-        candidates = _expand_key(connection, relation, key)
-        records = _follow(connection, relation, candidates, trail)
-        truncates = _read_row_records(connection, relation, ["null"], trail, action="TRUNCATE") if records else []
-    return _add_truncates(records, truncates)
 
 
 def find_record(connection: Connection, trail: str | None, record_id: int) -> Record:
@@ -103,7 +81,7 @@ def find_record(connection: Connection, trail: str | None, record_id: int) -> Re
     Raises ``ConfigError`` if there is none, or if several trails have one.
     """
     with translated_errors(_SIDE):
-        records = _fetch(
+        records = fetch_records(
             connection,
             # The index begins with trail and incarnation, and the feeds know which there are.
             sql.SQL(
@@ -116,12 +94,14 @@ def find_record(connection: Connection, trail: str | None, record_id: int) -> Re
         )
         trails = [row[0] for row in connection.execute("SELECT trail FROM vault.feed ORDER BY trail")]
     if len(records) > 1:
-        choices = _list([f"{record.trail}/{record.id}" for record in records])
+        choices = list_names([f"{record.trail}/{record.id}" for record in records])
         raise ConfigError(f"several trails have a record {record_id}: say which, {choices}")
     if records:
         return records[0]
     if trail is not None and trail not in trails:
-        raise ConfigError(f"the vault has no trail {trail!r}; it has {_list(trails) or 'none yet: pgseal seal --once'}")
+        raise ConfigError(
+            f"the vault has no trail {trail!r}; it has {list_names(trails) or 'none yet: pgseal seal --once'}"
+        )
     raise ConfigError(
         f"no sealed record {'' if trail is None else trail + '/'}{record_id}; if it is new, pgseal seal --once seals it"
     )
@@ -145,125 +125,6 @@ def search(
     return found, None
 
 
-# -- one row
-
-
-def _expand_key(connection: Connection, relation: str, key: str) -> list[str]:
-    """Return the keys, as JSON texts, that ``key`` may stand for."""
-    columns = _read_key_columns(connection, relation)
-    given = _parse_object(key)
-    if given is not None:
-        if set(given) != set(columns):
-            raise ConfigError(
-                f"{relation} has the key {_list(columns)}: expected a JSON object with these, got {key!r}"
-            )
-        return [format_json(given)]
-    if len(columns) != 1:
-        example = json.dumps(dict.fromkeys(columns, "…"), ensure_ascii=False)
-        raise ConfigError(f"{relation} has a key of several columns: give it as a JSON object, {example}")
-    # A number in the table's eyes may be a text in ours, and the other way round: look for both.
-    values = [json.dumps(key, ensure_ascii=False)]
-    if _UUID.fullmatch(key):
-        values.append(json.dumps(key.lower()))
-    if re.fullmatch(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,4})?", key) or key in {"true", "false"}:
-        values.append(key)
-    name = json.dumps(columns[0], ensure_ascii=False)
-    return [f"{{{name}: {value}}}" for value in dict.fromkeys(values)]
-
-
-def _parse_object(text: str) -> Mapping[str, Any] | None:
-    if not text.lstrip().startswith("{"):
-        return None
-    try:
-        return parse_part(text, source="key")
-    except FormatError:
-        return None
-
-
-def _read_key_columns(connection: Connection, relation: str) -> list[str]:
-    # The newest that was not erased and is no TRUNCATE: a key may have been another once.
-    row = connection.execute(
-        "SELECT data FROM vault.record WHERE relation = %s AND source = 'row' AND data IS NOT NULL "
-        "AND action <> 'TRUNCATE' ORDER BY leaf_index DESC LIMIT 1",
-        [relation],
-    ).fetchone()
-    if row is None:
-        raise ConfigError(
-            f"no sealed record is about a row of {relation}; pgseal status lists the tables, "
-            "and pgseal seal --once seals what waits"
-        )
-    key = parse_part(row[0], source=f"a record of {relation}").get("key")
-    if not isinstance(key, dict):
-        raise ConfigError(
-            f"{relation} has no primary key, so its rows have no history each: pgseal search --table {relation}"
-        )
-    return list(key)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-
-
-def _read_row_records(
-    connection: Connection, relation: str, keys: Sequence[str], trail: str | None, *, action: str | None = None
-) -> list[Record]:
-    """Return the records under any of ``keys`` (JSON texts), in order of trail, incarnation and id."""
-    query = sql.SQL(
-        "SELECT {columns} FROM (SELECT DISTINCT '{{\"key\": ' || k::jsonb::text || ', \"new\": ' AS prefix "
-        "FROM unnest(%(keys)s::text[]) AS k) AS wanted "
-        "JOIN vault.record AS r ON vault.row_hash(r.relation, r.data) = vault.row_hash(%(relation)s, wanted.prefix) "
-        "WHERE r.source = 'row' AND r.relation = %(relation)s AND starts_with(r.data, wanted.prefix) "
-        "AND (%(trail)s::text IS NULL OR r.trail = %(trail)s) AND (%(action)s::text IS NULL OR r.action = %(action)s) "
-        "ORDER BY r.trail, r.incarnation, r.id"
-    )
-    try:
-        # Both sides in jsonb's own text form; the hash finds, the prefix decides.
-        return _fetch(
-            connection,
-            query.format(columns=COLUMNS),
-            {"keys": list(keys), "relation": relation, "trail": trail, "action": action},
-        )
-    except psycopg.DataError as error:
-        raise ConfigError(f"{relation} cannot have such a key: PostgreSQL does not take it as JSON") from error
-
-
-def _follow(connection: Connection, relation: str, keys: Sequence[str], trail: str | None) -> list[Record]:
-    """Return the records under ``keys``, and under what UPDATEs made of them from then on."""
-    records = {record.leaf_index: record for record in _read_row_records(connection, relation, keys, trail)}
-    # (key, from where on): a later row may have taken the old key, so only what follows belongs to this one.
-    waiting = [change for record in records.values() if (change := _find_key_change(record))]
-    seen = {text for text, _ in waiting}
-    while waiting:
-        text, change = waiting.pop()
-        for record in _read_row_records(connection, relation, [text], change.trail):
-            if _place(record) > _place(change) and record.leaf_index not in records:
-                records[record.leaf_index] = record
-                further = _find_key_change(record)
-                if further and further[0] not in seen:
-                    seen.add(further[0])
-                    waiting.append(further)
-    return sorted(records.values(), key=lambda record: (record.trail, _place(record)))
-
-
-def _find_key_change(record: Record) -> tuple[str, Record] | None:
-    """Return the new key, as JSON text, if an UPDATE changed it."""
-    key, new = record.key, record.new
-    if record.action != "UPDATE" or not key or not new or not set(key) & set(record.changed):
-        return None
-    return format_json({column: new.get(column) for column in key}), record
-
-
-def _add_truncates(records: list[Record], truncates: Iterable[Record]) -> list[Record]:
-    """Put those TRUNCATEs in their places that found the row there."""
-    added: list[Record] = []
-    for truncate in truncates:
-        before = [record for record in records if record.trail == truncate.trail and _place(record) < _place(truncate)]
-        if before and before[-1].action != "DELETE" and not any(_place(one) > _place(before[-1]) for one in added):
-            added.append(truncate)
-    return sorted([*records, *added], key=lambda record: (record.trail, _place(record)))
-
-
-def _place(record: Record) -> tuple[int, int]:
-    """Return where a record stands in its trail (FORMATS.md section 2: the history of one row follows id)."""
-    return record.incarnation, record.id
-
-
 # -- everything
 
 
@@ -279,7 +140,7 @@ def _iter_matches(connection: Connection, filters: Filters, before: int | None, 
             "SELECT {columns} FROM vault.record AS r WHERE {where} ORDER BY r.leaf_index DESC LIMIT {batch}"
         ).format(columns=COLUMNS, where=sql.SQL(" AND ").join([keyset, *conditions]), batch=sql.Literal(batch))
         with translated_errors(_SIDE):
-            records = _fetch(connection, query, values)
+            records = fetch_records(connection, query, values)
         yield from filter(accept, records)
         if len(records) < batch:
             return
@@ -356,10 +217,6 @@ def _parse_cursor(cursor: str | None) -> int | None:
 # -- helpers
 
 
-def _fetch(connection: Connection, query: sql.Composed, values: Mapping[str, object]) -> list[Record]:
-    return [Record(*row) for row in connection.execute(query, values)]
-
-
 def _like_json(text: str, *, quoted: bool = False) -> str:
     """Return the LIKE pattern of a text inside JSON; ``quoted``: of a whole string."""
     inside = json.dumps(text, ensure_ascii=False)
@@ -374,8 +231,3 @@ def _name_of(relation: str) -> str:
     """Return the second part of a relation, quotes included where it has them."""
     match = re.search(r'\.([a-z_][a-z0-9_]*|"(?:[^"]|"")+")$', relation)
     return match[1] if match else relation
-
-
-def _list(names: Sequence[str]) -> str:
-    more = f", … ({len(names):,} in all)" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -4,7 +4,10 @@ Three answers must never be confused, so they are three branches:
 
 - ``TamperError``: the check was made and failed. The verifier turns it into a finding (exit code 1).
 - ``StorageError``: the check could not be made. Never a finding (exit code 3).
-- ``ConfigError``, ``FormatError``: what was given cannot be used (exit code 2).
+- ``ConfigError``, ``CaptureError``: what was given cannot be used (exit code 2).
+
+``FormatError`` is for whoever parses: a caller that knows where the bytes come from makes one of these of it. What is
+left at the end are stored bytes that nobody could read (exit code 3).
 
 A message is one line: what failed, on what, expected before got, and the way out at the end.
 """

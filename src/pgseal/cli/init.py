@@ -19,7 +19,7 @@ from pgseal.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
     from pgseal.core.keys import SignerKey
-    from pgseal.postgres import Connection
+    from pgseal.postgres import Connection, ServerIdentity
     from pgseal.settings import Settings
 
 EXAMPLE = (
@@ -136,7 +136,7 @@ def _make_plan(
 def _set_up(plan: Plan, found: "Settings | None", *, as_json: bool) -> None:
     from pgseal.cli.output import print_json, warn
     from pgseal.core.checkpoint import check_origin
-    from pgseal.ledger.adopt import check_empty_or_ledger, prepare_directory
+    from pgseal.ledger.adopt import prepare_directory
     from pgseal.postgres import connect, install_schema
     from pgseal.settings import describe_dsn, load
 
@@ -150,7 +150,7 @@ def _set_up(plan: Plan, found: "Settings | None", *, as_json: bool) -> None:
     side = f"source {plan.name!r}"
     with closing(connect(source_dsn, side=side)) as source, closing(connect(vault_dsn, side="vault")) as vault:
         warning = _check_apart(source, vault)
-        check_empty_or_ledger(plan.ledger, plan.origin)
+        _check_ledger(plan, found)
         _check_key(plan, found)
         trail = install_schema(source, "audit", "pgseal.trail", side=side)
         install_schema(vault, "audit", "pgseal.trail", side="vault")
@@ -209,21 +209,33 @@ def _check_apart(source: "Connection", vault: "Connection") -> str | None:
     """Refuse one database for both; return a warning if they share a server."""
     from pgseal.postgres import read_identity, translated_errors
 
-    databases: list[int] = []
-    for connection in (source, vault):
-        with translated_errors("server"):
+    places: list[tuple[ServerIdentity, int]] = []
+    for connection, side in ((source, "source"), (vault, "vault")):
+        with translated_errors(side):
             row = connection.execute(
                 "SELECT oid::bigint FROM pg_database WHERE datname = current_database()"
             ).fetchone()
-        databases.append(row[0] if row else 0)
-    if read_identity(source) != read_identity(vault):
+            places.append((read_identity(connection), row[0] if row else 0))
+    if places[0][0] != places[1][0]:
         return None
-    if databases[0] == databases[1]:
+    if places[0] == places[1]:
         raise ConfigError(
             f"source and vault are the same database ({source.info.dbname}): the vault must be another one, "
             "best on another server, out of reach of the source's administrators"
         )
     return "source and vault are on the same server: whoever administers it can change both; fine for a trial"
+
+
+def _check_ledger(plan: Plan, found: "Settings | None") -> None:
+    """Refuse a directory that cannot become the ledger; raises as ``check_empty_or_ledger``."""
+    from pgseal.ledger.adopt import check_empty_or_ledger
+
+    try:
+        check_empty_or_ledger(plan.ledger, plan.origin)
+    except FormatError as error:
+        if found is not None:  # damage to our own ledger, not a wrong choice
+            raise
+        raise ConfigError(f"--ledger: {error}; choose an empty directory") from error
 
 
 def _version_of(connection: "Connection") -> str:

@@ -91,8 +91,10 @@ def parse_moment(time: str) -> datetime:
     return datetime.fromisoformat(time)
 
 
-def format_moment(time: str, *, utc: bool) -> str:
-    """Return a record's time in the reader's zone, to the millisecond."""
+def format_moment(time: str | None, *, utc: bool) -> str:
+    """Return a record's time in the reader's zone, to the millisecond; None: what the vault has is no time."""
+    if time is None:
+        return "(impossible time)"
     try:
         moment = parse_moment(time).astimezone(reader_zone(utc=utc))
     except (ValueError, OverflowError):

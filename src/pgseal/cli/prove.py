@@ -9,10 +9,10 @@ import typer
 
 from pgseal.cli.invocation import load_settings
 from pgseal.cli.options import AsJson, parse_record_name
-from pgseal.errors import ConfigError
+from pgseal.errors import AlteredRecordError, ConfigError, FormatError
 
 if TYPE_CHECKING:
-    from pgseal.core.record import DisclosedPart, Envelope
+    from pgseal.core.record import DisclosedPart, Envelope, RecordLine
     from pgseal.settings import Settings
     from pgseal.vault.records import Record
 
@@ -68,7 +68,7 @@ def make_proof(settings: "Settings", record: "Record") -> tuple[bytes, int]:
     """
     from pgseal.core.checkpoint import open_checkpoint
     from pgseal.core.proof import InclusionProof, check_proof_file, format_proof_file
-    from pgseal.core.record import DisclosedPart, RecordLine, format_record_line
+    from pgseal.core.record import format_record_line
     from pgseal.ledger.prove import prove_inclusion
     from pgseal.ledger.reader import LedgerReader
     from pgseal.ledger.store import DirectoryStore
@@ -81,17 +81,29 @@ def make_proof(settings: "Settings", record: "Record") -> tuple[bytes, int]:
         raise ConfigError(
             f"record {record.trail}/{record.id} is not below a published checkpoint yet; run pgseal seal --once"
         )
+    try:
+        line = _build_line(record)
+    except FormatError as error:
+        raise AlteredRecordError(
+            f"record {record.trail}/{record.id} in the vault cannot be a record ({error})",
+            where="vault", trail=record.trail, record_id=record.id, leaf_index=record.leaf_index,
+        ) from error  # fmt: skip
+    hashes = prove_inclusion(reader, record.leaf_index, size)
+    proof = format_proof_file(InclusionProof(format_record_line(line), record.leaf_index, tuple(hashes), note))
+    check_proof_file(proof, [key])
+    return proof, size
+
+
+def _build_line(record: "Record") -> "RecordLine":
+    from pgseal.core.record import DisclosedPart, RecordLine
+
     parts = (record.actor, record.actor_salt), (record.data, record.data_salt)
     actor, data = (
         None if text is None or salt is None else DisclosedPart(bytes(salt), text.encode()) for text, salt in parts
     )
     if actor is None or data is None:
         raise ConfigError(f"record {record.trail}/{record.id} has been erased: its content can no longer be proved")
-    line = RecordLine(actor, data, _build_envelope(record, actor, data), record.leaf_index)
-    hashes = prove_inclusion(reader, record.leaf_index, size)
-    proof = format_proof_file(InclusionProof(format_record_line(line), record.leaf_index, tuple(hashes), note))
-    check_proof_file(proof, [key])
-    return proof, size
+    return RecordLine(actor, data, _build_envelope(record, actor, data), record.leaf_index)
 
 
 def _build_envelope(record: "Record", actor: "DisclosedPart", data: "DisclosedPart") -> "Envelope":
@@ -101,7 +113,7 @@ def _build_envelope(record: "Record", actor: "DisclosedPart", data: "DisclosedPa
         trail=record.trail,
         incarnation=record.incarnation,
         id=record.id,
-        time=record.time,
+        time=record.time or "",  # none where it is no time of a calendar
         xid=int(record.xid),
         source=record.source,
         category=record.category,

@@ -46,10 +46,10 @@ def track(
     where = settings.find_source(source)
 
     from pgseal.cli.output import print_json
-    from pgseal.postgres import connect
+    from pgseal.postgres import connect, translated_errors
 
     side = f"source {where.name!r}"
-    with closing(connect(where.admin_dsn.reveal(), side=side)) as connection:
+    with closing(connect(where.admin_dsn.reveal(), side=side)) as connection, translated_errors(side):
         chosen, skipped = _choose(connection, tables)
     policies = make_policies(chosen, exclude or [], mask or [], where.tables)
     _check(policies)

@@ -27,7 +27,7 @@ def untrack(
 
     from pgseal.cli.output import print_json, printable, say
     from pgseal.core.record import format_relation
-    from pgseal.postgres import connect
+    from pgseal.postgres import connect, translated_errors
     from pgseal.settings import edit_tables
     from pgseal.trail.catalog import resolve_relations
     from pgseal.trail.track import list_tracked
@@ -35,7 +35,7 @@ def untrack(
 
     side, dsn = f"source {where.name!r}", where.admin_dsn.reveal()
     chosen: dict[str, tuple[str, str]] = {}
-    with closing(connect(dsn, side=side)) as connection:
+    with closing(connect(dsn, side=side)) as connection, translated_errors(side):
         known = {table.relation for table in list_tracked(connection)}
         for text in tables:
             for schema, name in resolve_relations(connection, text):

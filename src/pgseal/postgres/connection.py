@@ -15,7 +15,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import conninfo, pq, sql
 
-from pgseal.errors import ConfigError, UnavailableError
+from pgseal.errors import ConfigError, StorageError, UnavailableError
 
 MINIMUM_VERSION = 140000
 
@@ -42,13 +42,26 @@ class ServerIdentity:
     timeline: int
 
 
+_MISSING = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.UndefinedFunction,
+    psycopg.errors.UndefinedObject,
+    psycopg.errors.InvalidSchemaName,
+)
+_CHANGED = "what pgseal init installed there was dropped or changed: restore it from a backup"
+
+
 @contextmanager
 def translated_errors(side: str) -> Generator[None, None, None]:
     """Turn psycopg's errors into pgseal's; ``side`` is the words for what was being talked to.
 
     Raises:
         UnavailableError: the connection failed or broke, or the server is out of resources.
-        ConfigError: a missing privilege, object or database, or a wrong login.
+        ConfigError: a missing privilege or database, or a wrong login.
+        StorageError: what pgseal has installed there is not as it was, or the server cannot read its own data.
+
+    Violations of constraints come through as they are: whoever can cause one knows what it means.
     """
     try:
         yield
@@ -60,11 +73,21 @@ def translated_errors(side: str) -> Generator[None, None, None]:
         raise ConfigError(f"{side}: {_first_line(error)}; create the database or correct the DSN") from error
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise UnavailableError(f"{side}: {_first_line(error)}") from error
+    except _MISSING as error:
+        raise StorageError(f"{side}: {_first_line(error)}; {_CHANGED}") from error
+    except psycopg.IntegrityError:
+        raise
+    except psycopg.DatabaseError as error:
+        raise StorageError(f"{side}: the server refuses: {_first_line(error)}") from error
 
 
 # What a person grants so that "permission denied for <kind> <name>" goes away.
 _PRIVILEGES = {"schema": "USAGE", "sequence": "USAGE", "function": "EXECUTE", "database": "CREATE", "table": "SELECT"}
-_OWN_OBJECTS = frozenset({"audit", "vault", "record", "record_id_seq", "tracked", "migration", "feed"})
+# Our own objects, and the least of our roles that may use them.
+_OWN_OBJECTS = {
+    **dict.fromkeys(("vault", "record", "feed"), "pgseal_reader"),
+    **dict.fromkeys(("audit", "record_id_seq", "tracked", "migration"), "pgseal_owner"),
+}
 
 
 def _way_out(error: psycopg.Error) -> str:
@@ -73,7 +96,7 @@ def _way_out(error: psycopg.Error) -> str:
         return "connect as a role that may, such as the owner"
     kind, name = denied[1], denied[2]
     if name in _OWN_OBJECTS:
-        return "as a superuser: GRANT pgseal_owner TO the role that pgseal logs in as"
+        return f"as a superuser: GRANT {_OWN_OBJECTS[name]} TO the role that pgseal logs in as"
     return f"as its owner: GRANT {_PRIVILEGES[kind]} ON {kind.upper()} {name} TO the role that pgseal logs in as"
 
 
@@ -148,8 +171,13 @@ def prepare_session(connection: Connection, *, role: LiteralString | None, side:
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidParameterValue) as error:
         user = connection.info.user
         raise ConfigError(
-            f"{side}: login {user!r} may not act as {role}; run pgseal init, or: GRANT {role} TO {user}",
+            f"{side}: login {user!r} may not act as {role}; run pgseal init, or: GRANT {role} TO {quote_name(user)}",
         ) from error
+
+
+def quote_name(name: str) -> str:
+    """Return a name as a person has to write it in SQL."""
+    return name if re.fullmatch(r"[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'
 
 
 def check_server(connection: Connection, *, side: str) -> None:

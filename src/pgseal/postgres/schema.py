@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 
 from pgseal.errors import ConfigError
-from pgseal.postgres.connection import Connection, check_server, translated_errors
+from pgseal.postgres.connection import Connection, check_server, quote_name, translated_errors
 
 OWNER, SEALER, READER = "pgseal_owner", "pgseal_sealer", "pgseal_reader"
 _ROLES = {OWNER: sql.SQL("NOLOGIN"), SEALER: sql.SQL("LOGIN"), READER: sql.SQL("NOLOGIN")}
@@ -116,7 +116,8 @@ def _ensure_roles(connection: Connection, side: str) -> None:
             except psycopg.errors.InsufficientPrivilege as error:
                 user = connection.info.user
                 raise ConfigError(
-                    f"{side}: {user!r} may not create role {role}; as a superuser: ALTER ROLE {user} CREATEROLE",
+                    f"{side}: {user!r} may not create role {role}; as a superuser: "
+                    f"ALTER ROLE {quote_name(user)} CREATEROLE",
                 ) from error
     for role in (OWNER, SEALER):
         # Since 16 a role is not by itself allowed to act as the roles it has made.
@@ -136,7 +137,7 @@ def _grant_membership(connection: Connection, role: str, side: str) -> None:
             connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), sql.Identifier(user)))
     except psycopg.errors.InsufficientPrivilege as error:
         raise ConfigError(
-            f"{side}: {user!r} is not a member of {role}; as a superuser: GRANT {role} TO {user}"
+            f"{side}: {user!r} is not a member of {role}; as a superuser: GRANT {role} TO {quote_name(user)}"
         ) from error
 
 
@@ -147,5 +148,6 @@ def _check_may_create(connection: Connection, side: str, *, needed: bool) -> Non
     if may != (True,):
         user, database = connection.info.user, connection.info.dbname
         raise ConfigError(
-            f"{side}: {user!r} may not create a schema in {database!r}; GRANT CREATE ON DATABASE {database} TO {user}",
+            f"{side}: {user!r} may not create a schema in {database!r}; "
+            f"as its owner: GRANT CREATE ON DATABASE {quote_name(database)} TO {quote_name(user)}",
         )

@@ -1,3 +1,4 @@
+import psycopg
 import pytest
 
 from pgseal.cli.failures import describe_failure, kind_of
@@ -12,6 +13,7 @@ from pgseal.errors import (
     StorageError,
     UnavailableError,
 )
+from pgseal.ledger.store import MissingObjectError
 
 
 @pytest.mark.parametrize(
@@ -20,7 +22,7 @@ from pgseal.errors import (
         (RollbackError("older than kept", where="ledger"), 1),
         (ConfigError("wrong"), 2),
         (CaptureError("is a view"), 2),
-        (FormatError("bad", source="checkpoint", offset=3), 2),
+        (FormatError("bad", source="checkpoint", offset=3), 3),
         (StorageError("gone"), 3),
         (UnavailableError("cannot reach the vault"), 3),
         (ConflictError("another sealer"), 3),
@@ -37,6 +39,20 @@ def test_a_message_is_one_line_that_a_terminal_does_not_obey():
     message, _ = describe_failure(ConfigError("first\nsecond\x1b[31m"))
 
     assert message == "first second�[31m"
+
+
+@pytest.mark.parametrize(
+    "error", [FormatError("bad", source="tile/0/000"), MissingObjectError("it is missing", path="tile/0/000")]
+)
+def test_what_is_damaged_or_gone_leads_to_verify(error):
+    assert describe_failure(error) == (f"{error}; pgseal verify looks at everything", 3)
+
+
+def test_an_error_of_the_server_that_nobody_expected_is_no_bug():
+    assert describe_failure(psycopg.errors.UndefinedTable("no such table\nLINE 1")) == (
+        "the server refuses: no such table",
+        3,
+    )
 
 
 def test_a_bug_asks_to_be_reported():

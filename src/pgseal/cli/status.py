@@ -4,17 +4,21 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from pgseal.cli.failures import UNABLE
 from pgseal.cli.invocation import load_settings
 from pgseal.cli.options import AsJson
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 EXAMPLE = "pgseal status"
 
 
-def status(context: typer.Context, as_json: AsJson = False) -> None:
-    """Show what is sealed, what waits, and what to mend."""
+def status(context: typer.Context, as_json: AsJson = False) -> int:
+    """Show what is sealed, what waits, and what to mend.
+
+    Ends with exit code 3 if something could not be read; what could be is shown all the same.
+    """
     settings = load_settings(context)
 
     from pgseal.sealer.status import collect_status
@@ -26,6 +30,16 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
         print_json(document)
     else:
         _show(document)
+    return UNABLE if any(part is None for part in _read_parts(document)) else 0
+
+
+def _read_parts(document: "Mapping[str, Any]") -> "Iterator[object]":
+    """Yield what every side has to answer; None: it could not be reached or read."""
+    yield document["ledger"]["size"]
+    yield document["vault"]["records"]
+    for trail in document["trails"]:
+        yield trail["records"]
+        yield trail["unsealed"]
 
 
 def _show(document: "Mapping[str, Any]") -> None:

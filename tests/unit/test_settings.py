@@ -215,6 +215,18 @@ def test_edits_keep_mode_comments_and_symbolic_links(tmp_path):
         settings.edit_tables(path, "nobody", {"public.x": TablePolicy()})
 
 
+@pytest.mark.parametrize(
+    "text", [VALID, VALID[: VALID.index("\n[source.tables")]], ids=["among others", "the only one"]
+)
+def test_a_table_added_and_removed_again_leaves_no_trace(tmp_path, text):
+    path = write(tmp_path, text)
+
+    settings.edit_tables(path, "clinic", {"public.visits": TablePolicy(exclude=("reason",))})
+    settings.edit_tables(path, "clinic", {}, ["public.visits"])
+
+    assert path.read_text(encoding="utf-8") == text
+
+
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=12)
 relations = st.builds(format_relation, names, names)
 policies = st.builds(

@@ -137,6 +137,9 @@ def _edit(path: Path, edit: Callable[[tomlkit.TOMLDocument], None]) -> None:
         wanted = tomllib.loads(edited)
         # tomlkit drops the empty line before [[source]] together with a table that stood there.
         spaced = re.sub(r"(?<=[^\n])\n(?=\[\[source\]\])", "\n\n", edited)
+        # And it leaves the one before a table that was the last.
+        if not text.endswith("\n\n"):
+            spaced = re.sub(r"\n{2,}\Z", "\n", spaced)
         if tomllib.loads(spaced) == wanted:
             edited = spaced
     except (tomlkit.exceptions.TOMLKitError, tomllib.TOMLDecodeError) as error:

@@ -1,57 +1,14 @@
 """The installed command, from nothing to a finding, as a newcomer types it; and how it refuses what cannot work."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import psycopg
-import pytest
 from psycopg import conninfo
 
 from pgseal.core.keys import parse_verifier_key
 from pgseal.core.proof import check_proof_file
 
-PGSEAL = Path(sys.executable).with_name("pgseal")
 ORIGIN = "clinic.example/prod"
-
-
-class Shell:
-    """Runs pgseal in a directory of its own."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-
-    def __call__(self, *arguments: str, code: int = 0, **environ: str) -> subprocess.CompletedProcess[str]:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("PGSEAL_")}
-        done = subprocess.run(
-            [PGSEAL, *arguments],
-            cwd=self.directory,
-            env={**clean, **environ},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == code, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-        assert "Traceback" not in done.stderr
-        return done
-
-    def json(self, *arguments: str, code: int = 0):
-        return json.loads(self(*arguments, "--json", code=code).stdout)
-
-    def refuse(self, *arguments: str, code: int = 2, **environ: str) -> str:
-        done = self(*arguments, code=code, **environ)
-        assert done.stderr.startswith("pgseal: ")
-        assert done.stderr.count("\n") == 1, done.stderr
-        return done.stderr
-
-
-@pytest.fixture
-def shell(tmp_path):
-    return Shell(tmp_path)
 
 
 def init(source: str, vault: str) -> Sequence[str]:

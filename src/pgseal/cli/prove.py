@@ -82,14 +82,14 @@ def make_proof(settings: "Settings", record: "Record") -> tuple[bytes, int]:
             f"record {record.trail}/{record.id} is not below a published checkpoint yet; run pgseal seal --once"
         )
     try:
-        line = _build_line(record)
+        line = format_record_line(_build_line(record))
     except FormatError as error:
         raise AlteredRecordError(
             f"record {record.trail}/{record.id} in the vault cannot be a record ({error})",
             where="vault", trail=record.trail, record_id=record.id, leaf_index=record.leaf_index,
         ) from error  # fmt: skip
     hashes = prove_inclusion(reader, record.leaf_index, size)
-    proof = format_proof_file(InclusionProof(format_record_line(line), record.leaf_index, tuple(hashes), note))
+    proof = format_proof_file(InclusionProof(line, record.leaf_index, tuple(hashes), note))
     check_proof_file(proof, [key])
     return proof, size
 

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from tests.conftest import miss
-from tests.deployments import PGSEAL
+from tests.deployments import PGSEAL, Deployment, query
 
 
 class Shell:
@@ -50,3 +50,19 @@ class Shell:
         if shutil.which("setpriv") is None:
             miss("the tests run as root, and there is no setpriv to give that up")
         return Shell(self.directory, ("setpriv", "--bounding-set=-all", "--inh-caps=-all"))
+
+
+def fill(dsn: str) -> None:
+    query(dsn, "CREATE TABLE patients (id int PRIMARY KEY, name text)")
+    query(dsn, "INSERT INTO patients SELECT g, 'name ' || g FROM generate_series(1, 20) AS g")
+
+
+def update(deployment: Deployment) -> None:
+    query(deployment.source, "UPDATE patients SET name = name || '.' WHERE id = 7")
+
+
+def check_unharmed(deployment: Deployment) -> None:
+    """What waits is sealed, and everything agrees."""
+    deployment.call("seal", "--once")
+    deployment.check_sealed()
+    deployment.check_verified()

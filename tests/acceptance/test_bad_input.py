@@ -7,40 +7,14 @@ from contextlib import contextmanager
 
 import pytest
 from psycopg import conninfo
+from tests.acceptance.shell import check_unharmed, fill
 from tests.conftest import NewCluster
-from tests.deployments import Deployment, deploy, query
+from tests.deployments import query
 
 READING = (("verify",), ("history", "patients", "7"), ("search",), ("prove", "7"))
 SOURCE = "SELECT count(*) FROM audit.record"
 NOWHERE = "host=/nowhere dbname=x password=geheim"
 KEY = "pgseal.key"
-
-
-def fill(dsn: str) -> None:
-    query(dsn, "CREATE TABLE patients (id int PRIMARY KEY, name text)")
-    query(dsn, "INSERT INTO patients SELECT g, 'name ' || g FROM generate_series(1, 20) AS g")
-
-
-def update(deployment: Deployment) -> None:
-    query(deployment.source, "UPDATE patients SET name = name || '.' WHERE id = 7")
-
-
-@pytest.fixture
-def deployment(database, vault_database, tmp_path):
-    """Twenty rows tracked and sealed, and a change that waits."""
-    fill(database)
-    deployment = deploy(database, vault_database, tmp_path)
-    deployment.track("patients")
-    deployment.call("seal", "--once")
-    update(deployment)
-    return deployment
-
-
-def check_unharmed(deployment: Deployment) -> None:
-    """What waits is sealed, and everything agrees."""
-    deployment.call("seal", "--once")
-    deployment.check_sealed()
-    deployment.check_verified()
 
 
 def statement_of(message: str) -> str:

@@ -229,13 +229,14 @@ def _check_apart(source: "Connection", vault: "Connection") -> str | None:
 def _check_ledger(plan: Plan, found: "Settings | None") -> None:
     """Refuse a directory that cannot become the ledger; raises as ``check_empty_or_ledger``."""
     from pgseal.ledger.adopt import check_empty_or_ledger
+    from pgseal.ledger.store import MissingObjectError
 
     try:
         check_empty_or_ledger(plan.ledger, plan.origin)
-    except FormatError as error:
+    except (FormatError, MissingObjectError) as error:
         if found is not None:  # damage to our own ledger, not a wrong choice
             raise
-        raise ConfigError(f"--ledger: {error}; choose an empty directory") from error
+        raise ConfigError(f"--ledger: {error}, or choose an empty directory") from error
 
 
 def _version_of(connection: "Connection") -> str:

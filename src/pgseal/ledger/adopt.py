@@ -10,7 +10,7 @@ from pgseal.core.checkpoint import Checkpoint, parse_checkpoint
 from pgseal.core.note import parse_note
 from pgseal.errors import ConfigError
 from pgseal.ledger import files
-from pgseal.ledger.store import CHECKPOINT, WITNESSED, DirectoryStore
+from pgseal.ledger.store import CHECKPOINT, WITNESSED, DirectoryStore, MissingObjectError
 
 _TILES = "tile"
 _LEDGER_NAMES = frozenset({CHECKPOINT, WITNESSED, _TILES, f".{CHECKPOINT}.tmp", f".{WITNESSED}.tmp"})
@@ -23,7 +23,8 @@ def check_empty_or_ledger(path: Path | str, origin: str) -> Checkpoint | None:
     """Return the checkpoint, not verified, of the ledger of ``origin`` at ``path``; None if there is nothing yet.
 
     Raises ``ConfigError`` if ``path`` is not a directory, cannot be read, holds another log or other files;
-    ``FormatError`` if its checkpoint is damaged. Changes nothing.
+    ``MissingObjectError`` if it holds a log's files without the checkpoint, ``FormatError`` if that is damaged. Changes
+    nothing.
     """
     path = Path(path).absolute()
     try:
@@ -40,9 +41,10 @@ def check_empty_or_ledger(path: Path | str, origin: str) -> Checkpoint | None:
         shown = ", ".join(foreign[:_SHOWN]) + (", …" if len(foreign) > _SHOWN else "")
         raise ConfigError(f"ledger directory {str(path)!r} is not empty, it holds {shown}: choose an empty directory")
     if CHECKPOINT not in names:
-        raise ConfigError(
-            f"ledger directory {str(path)!r} holds parts of a log without its checkpoint: "
-            "put the checkpoint back, or choose an empty directory"
+        # Of a ledger in use this is damage; of a directory just chosen, `pgseal init` makes a wrong choice of it.
+        raise MissingObjectError(
+            f"ledger directory {str(path)!r} holds parts of a log without its checkpoint: put the checkpoint back",
+            path=CHECKPOINT,
         )
     source = str(path / CHECKPOINT)
     text, _ = parse_note(DirectoryStore(path).read(CHECKPOINT), source=source)

@@ -9,7 +9,7 @@ from pgseal.core.merkle import EMPTY_ROOT
 from pgseal.errors import ConfigError, FormatError
 from pgseal.ledger import files
 from pgseal.ledger.adopt import check_empty_or_ledger, prepare_directory
-from pgseal.ledger.store import DirectoryStore
+from pgseal.ledger.store import DirectoryStore, MissingObjectError
 from pgseal.ledger.writer import LedgerWriter
 
 
@@ -53,7 +53,7 @@ def test_foreign_files_are_refused_by_name(tmp_path: Path):
 
 def test_tiles_without_their_checkpoint_are_refused(tmp_path: Path):
     (tmp_path / "tile").mkdir()
-    with pytest.raises(ConfigError, match="without its checkpoint"):
+    with pytest.raises(MissingObjectError, match="without its checkpoint"):
         check_empty_or_ledger(tmp_path, ORIGIN)
 
 

@@ -37,6 +37,7 @@ def _read_parts(document: "Mapping[str, Any]") -> "Iterator[object]":
     """Yield what every side has to answer; None: it could not be reached or read."""
     yield document["ledger"]["size"]
     yield document["vault"]["records"]
+    yield None if document["unread"] else ()
     for trail in document["trails"]:
         yield trail["records"]
         yield trail["unsealed"]

@@ -7,6 +7,7 @@ from pgseal.postgres.connection import (
     connect,
     copy_lines,
     copy_messages,
+    quote_name,
     read_identity,
     translated_errors,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "copy_lines",
     "copy_messages",
     "install_schema",
+    "quote_name",
     "read_identity",
     "read_version",
     "translated_errors",

@@ -5,10 +5,9 @@ formed once, and the data part is copied as it is.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
-from itertools import islice
 from struct import Struct
 from struct import error as struct_error
 
@@ -19,6 +18,9 @@ from pgseal.errors import FormatError
 from pgseal.trail.rows import SEALED_COUNT, BinaryHeadCache, read_id
 
 _ROWS_AT_ONCE = 512
+_BYTES_AT_ONCE = 1 << 20
+#: A chunk ends early when its rows have so many bytes: three chunks are in memory at a time.
+CHUNK_BYTES = 32 << 20
 _SALTS = Struct(f"{SALT_BYTES}s{SALT_BYTES}s")
 
 # SEALED_COLUMNS: int16 number of columns, then length and value of id, xid, time; length of data.
@@ -44,13 +46,17 @@ class MalformedRow:
 
 @dataclass(slots=True)
 class EncodedChunk:
-    """What a chunk became: leaf_data in leaf order, the vault's rows in blocks, and rows that cannot be records."""
+    """What a chunk became: leaf_data in leaf order, the vault's rows in blocks, and rows that cannot be records.
+
+    ``rows`` is the number of rows it took, ``is_full`` says that it left some for the next one.
+    """
 
     leaves: list[bytes] = field(default_factory=list[bytes])
     blocks: list[bytes] = field(default_factory=list[bytes])
     malformed: list[MalformedRow] = field(default_factory=list[MalformedRow])
     last_id: int = 0
     rows: int = 0
+    is_full: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +107,16 @@ class ChunkEncoder:
         """
         chunk = EncodedChunk()
         seen = None if known_ids is None else set(known_ids)
-        stream = iter(rows)
-        while batch := list(islice(stream, _ROWS_AT_ONCE)):
+        total = 0
+        for batch in _batches(rows):
             chunk.rows += len(batch)
             chunk.last_id = read_id(batch[-1])
-            chunk.blocks.append(self._encode_batch(batch, first_leaf_index, chunk, seen))
+            block = self._encode_batch(batch, first_leaf_index, chunk, seen)
+            chunk.blocks.append(block)
+            total += len(block)
+            if total >= CHUNK_BYTES:
+                chunk.is_full = True
+                break
         return chunk
 
     def _encode_batch(
@@ -149,6 +160,20 @@ class ChunkEncoder:
             )  # fmt: skip
             leaf_index += 1
         return b"".join(block)
+
+
+def _batches(rows: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Yield rows by the hundreds, fewer if they are long."""
+    batch: list[bytes] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += len(row)
+        if size >= _BYTES_AT_ONCE or len(batch) == _ROWS_AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _check_row(row: bytes, seen: set[int] | None) -> None:

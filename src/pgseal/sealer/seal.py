@@ -28,7 +28,7 @@ from pgseal.core.encoding import format_base64
 from pgseal.core.merkle import EMPTY_ROOT
 from pgseal.core.note import sign_note
 from pgseal.errors import ConfigError, RollbackError, UnavailableError
-from pgseal.ledger.adopt import prepare_directory
+from pgseal.ledger.adopt import check_empty_or_ledger, prepare_directory
 from pgseal.ledger.reader import LedgerReader
 from pgseal.ledger.store import DirectoryStore, MissingObjectError
 from pgseal.ledger.writer import LedgerWriter
@@ -145,7 +145,11 @@ class Sealer:
         return SealResult(self._origin, self._checkpoint.size, self._checkpoint.root, 0)
 
     def _recover(self, settings: Settings) -> None:
-        prepare_directory(settings.ledger, settings.origin)
+        if self._state.read_checkpoint() is None:
+            prepare_directory(settings.ledger, settings.origin)
+        else:
+            # A ledger that is gone must not be replaced by an empty one: its disk may not be mounted.
+            check_empty_or_ledger(settings.ledger, settings.origin)
         store = DirectoryStore(settings.ledger)
         self._reader = LedgerReader(store)
         self._read_signed(self._reader)
@@ -323,7 +327,7 @@ def _encode_chunks(
         with _losing(trail), closing(trail.feed.read_chunk(begun, CHUNK_ROWS)) as rows:
             chunk = trail.encoder.encode(rows, leaf_index, known_ids)
         begun = replace(begun, position=max(begun.position, chunk.last_id))
-        if chunk.rows < CHUNK_ROWS:
+        if chunk.rows < CHUNK_ROWS and not chunk.is_full:
             begun = trail.feed.finish(begun)
         leaf_index += len(chunk.leaves)
         yield chunk, begun

@@ -39,12 +39,18 @@ def check_last_rows(vault: VaultStore, ledger: LedgerReader, trail: OpenTrail, s
 
     Raises:
         AlteredRecordError: the vault's row does not give the ledger's entry.
-        RollbackError: the trail no longer has the row, or has another.
+        RollbackError: the trail no longer has the row, or has another; or the feed's state was set back.
     """
     leaves = LeafBuilder()
     lines = vault.read_last_lines(trail.name, trail.state.incarnation, signed_size, _LAST_ROWS)
     rows = [_parse(line, leaves) for line in lines]
     for row in rows:
+        if not trail.state.has_handed_on(row.id, row.xid):
+            raise RollbackError(
+                f"the vault no longer knows that record {row.trail}/{row.id} was sealed, as leaf {row.leaf_index}: "
+                "vault.feed was set back or emptied; restore it, nothing was sealed",
+                where="vault", trail=row.trail, record_id=row.id, leaf_index=row.leaf_index,
+            )  # fmt: skip
         if row.leaf_data != ledger.leaf(row.leaf_index, signed_size):
             raise AlteredRecordError(
                 f"record {row.trail}/{row.id} in the vault does not give the ledger's entry {row.leaf_index}",

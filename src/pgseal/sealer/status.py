@@ -13,7 +13,7 @@ from pgseal.core.encoding import format_base64
 from pgseal.errors import PgsealError
 from pgseal.ledger.reader import LedgerReader
 from pgseal.ledger.store import CHECKPOINT, DirectoryStore
-from pgseal.postgres import Connection, connect
+from pgseal.postgres import Connection, connect, translated_errors
 from pgseal.sealer.trails import SEALER_ROLE, VAULT_TRAIL, TrailAddress, read_state, trail_addresses
 from pgseal.settings import Settings, Source
 from pgseal.trail.catalog import read_disabled_triggers, read_partition_end
@@ -36,8 +36,11 @@ def collect_status(settings: Settings) -> dict[str, Any]:
     ledger = _attempt(lambda: _read_ledger(settings), warnings) or unknown
     trails = [_read_trail(address, vault, warnings) for address in trail_addresses(settings)]
     tables: list[dict[str, Any]] = []
+    unread: list[str] = []
     for source in settings.sources:
-        tables += _attempt(lambda source=source: _read_tables(source, warnings), warnings) or []
+        found = _attempt(lambda source=source: _read_tables(source, warnings), warnings)
+        tables += found or []
+        unread += [source.name] if found is None else []
     records = _attempt(vault.count, warnings) if vault else None
     if vault:
         vault.connection.close()
@@ -54,6 +57,7 @@ def collect_status(settings: Settings) -> dict[str, Any]:
         "ledger": ledger,
         "vault": {"records": records},
         "tables": tables,
+        "unread": unread,
         "warnings": warnings,
     }
 
@@ -85,7 +89,7 @@ def _read_trail(address: TrailAddress, vault: VaultStore | None, warnings: list[
         return trail
 
     def read() -> None:
-        with closing(address.connect()) as connection:
+        with closing(address.connect()) as connection, translated_errors(address.side):
             trail["unsealed"] = PollFeed(connection, side=address.side).count_unsealed(read_state(vault, address.name))
             trail["records"] = _scalar(connection, "SELECT count(*) FROM audit.record")
             end = read_partition_end(connection)
@@ -102,7 +106,7 @@ def _read_trail(address: TrailAddress, vault: VaultStore | None, warnings: list[
 
 def _read_oldest_transaction(address: TrailAddress, warnings: list[str]) -> float | None:
     # As the login itself, which may see more than pgseal_sealer does.
-    with closing(connect(address.dsn, side=address.side)) as connection:
+    with closing(connect(address.dsn, side=address.side)) as connection, translated_errors(address.side):
         row = connection.execute(
             "SELECT extract(epoch FROM now() - min(xact_start))::float8 FROM ("
             "SELECT xact_start FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND datname = current_database() "
@@ -116,7 +120,7 @@ def _read_oldest_transaction(address: TrailAddress, warnings: list[str]) -> floa
 
 def _read_tables(source: Source, warnings: list[str]) -> list[dict[str, Any]]:
     side = f"source {source.name!r}"
-    with closing(connect(source.dsn.reveal(), side=side, role=SEALER_ROLE)) as connection:
+    with closing(connect(source.dsn.reveal(), side=side, role=SEALER_ROLE)) as connection, translated_errors(side):
         tracked = list_tracked(connection)
         disabled = read_disabled_triggers(connection)
     off = sorted(disabled)

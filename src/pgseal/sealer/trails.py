@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, field
 
-from pgseal.errors import ConfigError, UnavailableError
+from pgseal.errors import AlteredRecordError, ConfigError, UnavailableError
 from pgseal.postgres import Connection, ServerIdentity, connect, read_version
 from pgseal.sealer.encode import ChunkEncoder
 from pgseal.settings import Settings
@@ -98,11 +98,18 @@ def read_state(vault: VaultStore, trail: str) -> FeedState:
 
 
 def to_state(row: FeedRow) -> FeedState:
-    """Read how far a trail is sealed from its row in the vault."""
+    """Read how far a trail is sealed from its row in the vault; raises ``AlteredRecordError`` if it was damaged."""
     identity = None
     if row.system_identifier is not None and row.timeline is not None:
         identity = ServerIdentity(row.system_identifier, row.timeline)
     flat = list(row.floors)
+    if len(flat) % 2:
+        raise AlteredRecordError(
+            f"the vault's note of how far trail {row.trail!r} is sealed was damaged: expected pairs of floors in "
+            f"vault.feed, got {len(flat)} numbers; restore it",
+            where="vault",
+            trail=row.trail,
+        )
     return FeedState(
         row.trail, row.incarnation, row.snapshot, row.pending, row.position,
         tuple(zip(flat[::2], flat[1::2], strict=True)), row.pending_last_id, identity, row.flush_lsn,

@@ -58,6 +58,10 @@ class Snapshot:
         xmin, xmax, running = text.split(":")
         return cls(int(xmin), int(xmax), frozenset(int(xid) for xid in running.split(",") if xid))
 
+    def shows(self, xid: int) -> bool:
+        """Return whether transaction ``xid`` was over."""
+        return xid < self.xmin or (xid < self.xmax and xid not in self.running)
+
 
 @dataclass(frozen=True, slots=True)
 class FeedState:
@@ -77,6 +81,12 @@ class FeedState:
     pending_last_id: int = 0
     identity: ServerIdentity | None = None
     flush_lsn: str = "0/0"
+
+    def has_handed_on(self, record_id: int, xid: int) -> bool:
+        """Return whether a record is among those that were handed on."""
+        if Snapshot.parse(self.snapshot).shows(xid):
+            return True
+        return self.pending is not None and record_id <= self.position and Snapshot.parse(self.pending).shows(xid)
 
 
 class PollFeed:

@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 
 from pgseal.errors import CaptureError, ConfigError
-from pgseal.postgres import Connection, connect, translated_errors
+from pgseal.postgres import Connection, connect, quote_name, translated_errors
 from pgseal.trail.capture import (
     MASKS,
     ROW_TRIGGER,
@@ -142,7 +142,7 @@ def _check_owner(connection: Connection, table: Table, side: str) -> None:
         user = connection.info.user
         raise ConfigError(
             f"{side}: only the owner of {table.relation} may attach triggers, {user!r} is not; "
-            f"connect as {row[0]!r} (admin_dsn), or: GRANT {row[0]} TO {user}"
+            f"connect as {row[0]!r} (admin_dsn), or: GRANT {quote_name(row[0])} TO {quote_name(user)}"
         )
 
 

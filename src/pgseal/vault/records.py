@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from psycopg import sql
 
+from pgseal.errors import FormatError
 from pgseal.postgres import Connection
 from pgseal.vault.values import parse_part
 
@@ -52,18 +53,18 @@ class Record:
 
     @property
     def key(self) -> Mapping[str, Any] | None:
-        """A row record's key before the change."""
-        return self.what.get("key") if self.source == "row" else None
+        """A row record's key before the change. Raises ``FormatError``, as the next three do."""
+        return self._member("key")
 
     @property
     def new(self) -> Mapping[str, Any] | None:
         """The whole row after the change."""
-        return self.what.get("new") if self.source == "row" else None
+        return self._member("new")
 
     @property
     def old(self) -> Mapping[str, Any] | None:
         """The whole row before the change: an UPDATE keeps only the former values of what changed."""
-        old = self.what.get("old") if self.source == "row" else None
+        old = self._member("old")
         if self.action == "UPDATE" and old is not None and self.new is not None:
             return {**self.new, **old}
         return old
@@ -71,7 +72,16 @@ class Record:
     @property
     def changed(self) -> list[str]:
         """Names of the columns that an UPDATE changed."""
-        return list(self.what.get("old") or ()) if self.source == "row" and self.action == "UPDATE" else []
+        return list(self._member("old") or ()) if self.action == "UPDATE" else []
+
+    def _member(self, name: str) -> Mapping[str, Any] | None:
+        value = self.what.get(name) if self.source == "row" else None
+        if value is not None and not isinstance(value, Mapping):
+            raise FormatError(
+                f"expected {name} to be an object or null; pgseal verify says what was changed",
+                source=f"{self._name}, data",
+            )
+        return cast("Mapping[str, Any] | None", value)
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as ``history --json`` and ``search --json`` print it (DESIGN.md, "Command line")."""

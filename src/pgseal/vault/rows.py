@@ -21,6 +21,11 @@ class VaultRow:
     content: tuple[bytes, ...]
     leaf_data: bytes
 
+    @property
+    def xid(self) -> int:
+        """The transaction that wrote the trail's row."""
+        return int(self.content[1])
+
 
 def parse_row(line: bytes, leaves: LeafBuilder) -> VaultRow:
     """Read a COPY line of vault.record and rebuild its leaf; raises ``FormatError`` if no record looks like that."""

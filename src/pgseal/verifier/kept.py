@@ -1,5 +1,6 @@
 """``FileKeptCheckpoint``: the verifier's memory as one small file for each origin in a state directory."""
 
+import errno
 import os
 from contextlib import suppress
 from hashlib import sha256
@@ -8,6 +9,7 @@ from pathlib import Path
 from pgseal.errors import StorageError
 
 _MAX_BYTES = 1024 * 1024
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class FileKeptCheckpoint:
@@ -54,6 +56,5 @@ class FileKeptCheckpoint:
         except OSError as error:
             with suppress(OSError):
                 temporary.unlink()
-            raise StorageError(
-                f"cannot keep the checkpoint in {str(path)!r}: {error.strerror}; make the directory writable"
-            ) from error
+            way_out = "free some space" if error.errno in _FULL else "make the directory writable"
+            raise StorageError(f"cannot keep the checkpoint in {str(path)!r}: {error.strerror}; {way_out}") from error

@@ -16,6 +16,7 @@ from pgseal.errors import (
     FormatError,
     MalformedRecordError,
     MissingRecordError,
+    RollbackError,
     StorageError,
 )
 from pgseal.verifier.compare import describe
@@ -26,6 +27,7 @@ from pgseal.verifier.sources import TrailSource, VaultSource
 _COLUMNS = ("id", "time", "xid", "source", "category", "action", "outcome", "relation", "actor", "data")
 _NO_ID = 2**63  # sorts where PostgreSQL sorts NULL
 _PROGRESS_ROWS = 16_384
+_SEALED = ord("t")
 _MAX_CLAIMS = 64
 
 
@@ -65,6 +67,7 @@ class TrailCheck:
         self._findings = findings
         self._seen_malformed: set[int] = set()
         self._seen_damaged: set[int] = set()
+        self._has_forgotten = False
         self._passed: tuple[int, int] | None = None  # id and leaf of the last row that equals its record
         #: Rows compared with a sealed record, and rows not sealed yet.
         self.checked = 0
@@ -96,7 +99,7 @@ class TrailCheck:
         while row is not None and record is not None:
             tab = record.index(b"\t")
             body = record[tab + 1 :]
-            if row[2:] != body or body == previous:
+            if row[2:] != body or body == previous or row[0] != _SEALED:
                 break
             leaf_index = record[:tab]
             if leaf_index == NULL or not 0 <= int(leaf_index) < size or (damaged and int(leaf_index) in damaged):
@@ -155,6 +158,8 @@ class TrailCheck:
                         leaf_index=leaf_index,
                     )
                 )
+        elif is_sealed and right.mark != b"t":
+            self._report_forgotten(id_, leaf_index)
         self._report_repeated(id_, leaf_index, len(rows) - 1)
 
     def _judge_by_entry(self, id_: int, leaf_index: int, rows: Sequence[_Line]) -> None:
@@ -200,6 +205,22 @@ class TrailCheck:
             AlteredRecordError(
                 f"record {self._trail.name}/{id_} (leaf {leaf_index}): {describe(names)} from what was sealed",
                 where="trail",
+                trail=self._trail.name,
+                record_id=id_,
+                leaf_index=leaf_index,
+            )
+        )
+
+    def _report_forgotten(self, id_: int, leaf_index: int) -> None:
+        # One finding says it: whoever set the feed back did so for all that came after.
+        if self._has_forgotten:
+            return
+        self._has_forgotten = True
+        self._findings.add(
+            RollbackError(
+                f"the vault no longer knows that record {self._trail.name}/{id_}, leaf {leaf_index}, was sealed: "
+                "its note of how far the trail is sealed (vault.feed) was set back or removed",
+                where="vault",
                 trail=self._trail.name,
                 record_id=id_,
                 leaf_index=leaf_index,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import psycopg
+import pytest
 from psycopg import conninfo
 
 from pgseal.core.keys import parse_verifier_key
@@ -138,3 +139,13 @@ def test_one_cluster_for_both_is_warned_of(shell, cluster, new_database):
     done = shell(*init(source, vault))
 
     assert "on the same server" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("status",), ("status", "--json"), ("search",), ("search", "--json")]
+)
+def test_a_reader_that_has_seen_enough_is_no_failure(deployment, arguments):
+    with deployment.start(*arguments) as process:
+        process.stdout.close()
+        process.stderr.close()
+        assert process.wait(60) == 141

@@ -3,7 +3,7 @@
 import pytest
 from tests.deployments import TRAIL, Deployment, deploy, query
 
-from pgseal.errors import RollbackError
+from pgseal.errors import RollbackError, TamperError
 
 
 @pytest.fixture
@@ -35,6 +35,29 @@ def test_a_memory_that_was_set_back_is_found_before_anything_is_sealed_twice(dep
 
     report = deployment.call("verify", expect=1)
     assert {(one["kind"], one["where"], one["trail"]) for one in report["findings"]} == {("rollback", "vault", TRAIL)}
+
+
+def test_another_incarnation_does_not_hide_what_was_changed(deployment):
+    query(
+        deployment.vault,
+        "UPDATE vault.feed SET incarnation = 2, snapshot = '3:3:', floors = '{}' WHERE trail = %s",
+        TRAIL,
+    )
+    query(
+        deployment.source, """UPDATE audit.record SET new = jsonb_set(new, '{note}', '"z"') WHERE action = 'INSERT'"""
+    )
+
+    with pytest.raises(RollbackError, match="incarnation 1, but vault"):
+        deployment.seal()
+    report = deployment.call("verify", expect=1)
+    assert ("rollback", "vault", TRAIL) in {(one["kind"], one["where"], one["trail"]) for one in report["findings"]}
+
+
+@pytest.mark.parametrize("floors", ["{1}", "{1,NULL}", "{{1,2},{3,4}}", "{3,99999999999}"])
+def test_floors_that_no_sealer_wrote_stop_it(deployment, floors):
+    query(deployment.vault, "UPDATE vault.feed SET floors = %s WHERE trail = %s", floors, TRAIL)
+    with pytest.raises(TamperError):
+        deployment.seal()
 
 
 def test_a_memory_that_was_put_ahead_to_hide_a_record_is_found(deployment):

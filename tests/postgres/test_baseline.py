@@ -97,13 +97,13 @@ def test_untrack_stops_capture_and_keeps_the_records(source: psycopg.Connection)
     source.execute("CREATE TABLE t (id int PRIMARY KEY, v int)")
     track(source.info.dsn, "public", "t", TableRule(), side="source")
     source.execute("INSERT INTO t VALUES (1, 1)")
-    untrack(source.info.dsn, "public", "t", side="source")
+    untrack(source.info.dsn, "public.t", side="source")
     source.execute("INSERT INTO t VALUES (2, 2)")
     actions = [row[0] for row in source.execute("SELECT action FROM audit.record ORDER BY id").fetchall()]
     assert actions == ["TRACK", "INSERT", "UNTRACK"]
     assert source.execute("SELECT FROM pg_trigger WHERE tgname LIKE 'pgseal%'").fetchall() == []
     with pytest.raises(ConfigError, match="not tracked"):
-        untrack(source.info.dsn, "public", "t", side="source")
+        untrack(source.info.dsn, "public.t", side="source")
 
 
 def test_a_row_security_policy_is_no_filter(source: psycopg.Connection):

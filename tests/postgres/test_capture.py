@@ -7,6 +7,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from pgseal.core.record import format_relation
 from pgseal.errors import CaptureError, ConfigError
 from pgseal.postgres import connect, install_schema
 from pgseal.trail.capture import TableRule
@@ -127,7 +128,7 @@ def test_evil_names_of_schema_table_and_column(source: psycopg.Connection, name:
     source.execute(sql.SQL("INSERT INTO {t} VALUES (1, 'old')").format(**identifiers))
     source.execute(sql.SQL("UPDATE {t} SET {c} = 'new'").format(**identifiers))
     assert changes(source)[-1] == ("UPDATE", {"id": 1}, {name: "old"}, {"id": 1, name: "new"})
-    untrack(source.info.dsn, schema, name, side="source")
+    untrack(source.info.dsn, format_relation(schema, name), side="source")
     source.execute(sql.SQL("DELETE FROM {t}").format(**identifiers))
     assert len(changes(source)) == 2
 
@@ -406,3 +407,63 @@ def test_a_locked_table_is_left_alone(source: psycopg.Connection):
             follow(source, "t")
     assert source.execute("SELECT * FROM audit.tracked").fetchall() == []
     follow(source, "t")
+
+
+def test_a_type_changed_by_its_owner_runs_no_code_of_his_as_the_owner(source: psycopg.Connection, make_role: Any):
+    role = make_role("lowly", "GRANT ALL ON SCHEMA public TO {role}")
+    dsn = psycopg.conninfo.make_conninfo(source.info.dsn, user=role)
+    with psycopg.connect(dsn, autocommit=True) as lowly:
+        lowly.execute("CREATE TABLE t (id int PRIMARY KEY, a int)")
+        lowly.execute("CREATE TABLE seen (who text)")
+        lowly.execute("GRANT INSERT ON seen TO PUBLIC")
+        follow(source, "t")
+        lowly.execute("INSERT INTO t VALUES (1, 1)")
+        lowly.execute("CREATE TYPE mine AS (x text)")
+        lowly.execute(
+            "CREATE FUNCTION evil(mine) RETURNS int LANGUAGE plpgsql AS "
+            "$$ BEGIN INSERT INTO public.seen VALUES (current_user); RETURN 7; END $$"
+        )
+        lowly.execute("CREATE CAST (mine AS int) WITH FUNCTION evil(mine)")
+        lowly.execute("ALTER TABLE t ALTER a TYPE mine USING row(a::text)::mine")
+    # In a session that has not prepared the expressions for the old type.
+    with psycopg.connect(dsn, autocommit=True) as lowly:
+        for statement in ("INSERT INTO t VALUES (2, row('q'))", "UPDATE t SET a = row('r')", "DELETE FROM t"):
+            with pytest.raises(psycopg.Error, match=r"pgseal: the type of a column of public\.t has changed"):
+                lowly.execute(statement)  # pyright: ignore[reportArgumentType]
+    assert source.execute("SELECT * FROM seen").fetchall() == []
+
+
+def test_an_image_is_never_rounded_to_a_type_that_the_column_had(source: psycopg.Connection):
+    source.execute("CREATE TABLE n (id int PRIMARY KEY, amount int)")
+    source.execute("INSERT INTO n VALUES (1, 10)")
+    follow(source, "n")
+    source.execute("ALTER TABLE n ALTER amount TYPE numeric")
+    with pytest.raises(psycopg.errors.DatatypeMismatch):
+        source.execute("UPDATE n SET amount = 10.49")
+    untrack(source.info.dsn, "public.n", side="source")
+    follow(source, "n")
+    source.execute("UPDATE n SET amount = 10.49")
+    assert changes(source)[-1] == ("UPDATE", {"id": 1}, {"amount": 10}, {"id": 1, "amount": 10.49})
+
+
+def test_hashes_do_not_depend_on_the_session(source: psycopg.Connection):
+    source.execute("CREATE TABLE m (id int PRIMARY KEY, d date)")
+    follow(source, "m", TableRule(mask={"d": "hash"}))
+    source.execute("INSERT INTO m VALUES (1, '2020-03-04')")
+    source.execute("SET datestyle = 'German'")
+    source.execute("INSERT INTO m VALUES (2, '2020-03-04')")
+    source.execute("RESET datestyle")
+    first, second = (change[3]["d"] for change in changes(source))
+    assert first == second
+
+
+def test_a_table_that_was_renamed_or_dropped_can_be_untracked(source: psycopg.Connection):
+    for name in ("a", "b"):
+        source.execute(sql.SQL("CREATE TABLE {} (id int PRIMARY KEY)").format(sql.Identifier(name)))
+        follow(source, name)
+    source.execute("ALTER TABLE a RENAME TO c")
+    source.execute("DROP TABLE b")
+    for name in ("a", "b"):
+        untrack(source.info.dsn, f"public.{name}", side="source")
+    source.execute("INSERT INTO c VALUES (1)")
+    assert changes(source) == []

@@ -86,14 +86,7 @@ def run(arguments: Sequence[str]) -> int:
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")  # a terminal without UTF-8 is no reason to fail
     try:
-        for argument in arguments:
-            argument.encode()  # file names may hold what is not UTF-8; nothing we take may
-        code = app(args=_hoist(arguments), prog_name="pgseal", standalone_mode=False)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; the interpreter's own flush at exit must not complain either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BROKEN_PIPE
+        code = _run_command(arguments)
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last one who can tell a person in one line
@@ -104,7 +97,29 @@ def run(arguments: Sequence[str]) -> int:
         return code
     if code == INTERRUPTED:
         sys.stderr.write("pgseal: interrupted\n")
+    return code
+
+
+def _run_command(arguments: Sequence[str]) -> int:
+    try:
+        for argument in arguments:
+            argument.encode()  # file names may hold what is not UTF-8; nothing we take may
+        code = app(args=_hoist(arguments), prog_name="pgseal", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _end_without_reader()
+    except SystemExit as error:
+        # typer makes one of a broken pipe.
+        if isinstance(error.__context__, BrokenPipeError):
+            return _end_without_reader()
+        raise
     return code if isinstance(code, int) else 0
+
+
+def _end_without_reader() -> int:
+    # Whoever read our output has seen enough; the interpreter's own flush at exit must not complain either.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return _BROKEN_PIPE
 
 
 def _hoist(arguments: Sequence[str]) -> list[str]:

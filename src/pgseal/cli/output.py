@@ -4,13 +4,15 @@ What comes from a database is somebody else's text: control characters, which co
 before them, are shown as escapes.
 """
 
+import errno
 import json
 import re
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime, tzinfo
-from typing import Any
+from functools import lru_cache
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -27,9 +29,20 @@ _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Let the command end as every other whose reader is gone."""
+        raise BrokenPipeError(errno.EPIPE, "the reader is gone")
+
+
 def console(*, stderr: bool = False) -> Console:
     """Return where people read: colour on a terminal unless NO_COLOR, plain and unwrapped elsewhere."""
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return _console_of(sys.stderr if stderr else sys.stdout)
+
+
+@lru_cache(maxsize=4)
+def _console_of(stream: TextIO) -> Console:
+    return _Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def say(*parts: str | tuple[str, str], end: str = "\n") -> None:

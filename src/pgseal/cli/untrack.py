@@ -1,13 +1,17 @@
 """``pgseal untrack``: stop auditing tables."""
 
+import shlex
 from contextlib import closing
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pgseal.cli.invocation import load_settings
 from pgseal.cli.options import AsJson, SourceName
 from pgseal.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pgseal.trail.capture import TableRule
 
 EXAMPLE = "pgseal untrack public.sessions"
 
@@ -34,24 +38,27 @@ def untrack(
     from pgseal.trail.track import untrack as untrack_table
 
     side, dsn = f"source {where.name!r}", where.admin_dsn.reveal()
-    chosen: dict[str, tuple[str, str]] = {}
+    chosen: dict[str, TableRule] = {}
     with closing(connect(dsn, side=side)) as connection, translated_errors(side):
-        known = {table.relation for table in list_tracked(connection)}
+        known = {table.relation: table.rule for table in list_tracked(connection)}
         for text in tables:
-            for schema, name in resolve_relations(connection, text):
-                relation = format_relation(schema, name)
+            # What is tracked may be gone or have another name by now: its own name in records always does.
+            named = [text] if text in known else [format_relation(*one) for one in resolve_relations(connection, text)]
+            for relation in named:
                 if relation in known:
-                    chosen[relation] = (schema, name)
+                    chosen[relation] = known[relation]
                 elif not text.endswith(".*"):
                     raise ConfigError(f"{relation} is not tracked; pgseal status lists the tables that are")
-    for relation, (schema, name) in chosen.items():
+    for relation in chosen:
         # First the file: the wish that a table be captured must not outlive a crash between the two.
         edit_tables(settings.path, where.name, {}, [relation])
-        untrack_table(dsn, schema, name, side=side)
+        untrack_table(dsn, relation, side=side)
     if as_json:
         print_json({"source": where.name, "untracked": list(chosen)})
         return
-    for relation in chosen:
+    for relation, rule in chosen.items():
         say(f"  {printable(relation)}  no longer tracked; its records stay")
+        if options := rule.format_options():
+            say(f"    as it was:  pgseal track {printable(shlex.quote(relation))} {printable(options)}")
     if not chosen:
         say("nothing to untrack")

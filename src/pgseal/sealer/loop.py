@@ -29,7 +29,7 @@ def run(settings: Settings, stop: Event, report: Report) -> None:
                     began = time.monotonic()
                     if began > maintain_at:
                         break  # opening again checks every side and makes partitions
-                    sealed = sealer.seal_once().sealed
+                    sealed = sealer.seal_once(stop=stop).sealed
                     if waiting:
                         report("back at work")
                         waiting = False

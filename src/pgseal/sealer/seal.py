@@ -16,9 +16,10 @@ carries on from; the letters name the windows.
 
 import json
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
+from threading import Event
 from typing import TypeAlias
 
 import psycopg
@@ -27,7 +28,7 @@ from pgseal.core.checkpoint import Checkpoint, format_checkpoint, open_checkpoin
 from pgseal.core.encoding import format_base64
 from pgseal.core.merkle import EMPTY_ROOT
 from pgseal.core.note import sign_note
-from pgseal.errors import ConfigError, RollbackError, UnavailableError
+from pgseal.errors import ConfigError, ForgedRecordError, RollbackError, UnavailableError
 from pgseal.ledger.adopt import check_empty_or_ledger, prepare_directory
 from pgseal.ledger.reader import LedgerReader
 from pgseal.ledger.store import DirectoryStore, MissingObjectError
@@ -55,6 +56,7 @@ from pgseal.vault.store import VaultStore
 
 #: Records in one vault transaction: what a crash makes the sealer do again, and what it holds in memory.
 CHUNK_ROWS = 8_192
+_IDENTITY = "record_identity_uq"
 
 Progress = Callable[[int], None]
 Report = Callable[[str], None]
@@ -90,6 +92,7 @@ class Sealer:
         self._signer = settings.read_signer()
         self._checkpoint = Checkpoint(settings.origin, 0, EMPTY_ROOT)
         self._note: bytes | None = None
+        self._reported_size = 0
         self._trails: dict[str, OpenTrail] = {}
         self._lost: dict[str, LostTrail] = {}
         self._report = report
@@ -153,6 +156,7 @@ class Sealer:
         store = DirectoryStore(settings.ledger)
         self._reader = LedgerReader(store)
         self._read_signed(self._reader)
+        self._reported_size = self._checkpoint.size
         self._ledger = LedgerWriter.open(store, self._checkpoint.size, self._checkpoint.root)
         count = check_vault_size(self._vault, self._checkpoint.size)
         for address in trail_addresses(settings):
@@ -224,25 +228,29 @@ class Sealer:
             lost.fail(error)
         self._report(f"{error}; nothing is lost, retrying in {lost.pause_seconds:.0f} s")
 
-    def seal_once(self, progress: Progress | None = None) -> SealResult:
+    def seal_once(self, progress: Progress | None = None, stop: Event | None = None) -> SealResult:
         """Seal all that is committed now; raises as ``open`` does. ``progress`` is told records sealed so far.
 
-        What can be reached is sealed; ``lost`` says afterwards what could not.
+        What can be reached is sealed; ``lost`` says afterwards what could not. Once ``stop`` is set it ends with the
+        chunk at hand, and the sealer can only be closed.
         """
         for lost in [lost for lost in self._lost.values() if time.monotonic() >= lost.retry_at]:
             self._open_trail(lost.address)
-        sealed = 0
         for trail in list(self._trails.values()):
             try:
-                for count in self._seal_trail(trail):
-                    sealed += count
-                    if progress is not None:
-                        progress(sealed)
+                with closing(self._seal_trail(trail)) as chunks:
+                    for _ in chunks:
+                        if progress is not None:
+                            progress(self._checkpoint.size - self._reported_size)
+                        if stop is not None and stop.is_set():
+                            break
             except TrailLostError as error:
                 self._lose(trail.address, error)
+        # The first time, with what a crash had left unsigned and ``open`` has sealed.
+        sealed, self._reported_size = self._checkpoint.size - self._reported_size, self._checkpoint.size
         return SealResult(self._origin, self._checkpoint.size, self._checkpoint.root, sealed)
 
-    def _seal_trail(self, trail: OpenTrail) -> Iterator[int]:
+    def _seal_trail(self, trail: OpenTrail) -> Generator[int, None, None]:
         if trail.state.pending is not None:
             # A crash broke this batch off; what was committed after its snapshot belongs to the next one.
             yield from self._seal_batch(trail, trail.state)
@@ -251,7 +259,7 @@ class Sealer:
         if begun is not None:
             yield from self._seal_batch(trail, begun)
 
-    def _seal_batch(self, trail: OpenTrail, begun: FeedState) -> Iterator[int]:
+    def _seal_batch(self, trail: OpenTrail, begun: FeedState) -> Generator[int, None, None]:
         """Seal what is left of a batch; yields the number of records sealed, chunk by chunk."""
         known_ids: set[int] | None = None
         while begun.pending is not None:
@@ -266,9 +274,12 @@ class Sealer:
                             # Window B–C.
                             self._sign()
                         yield len(chunk.leaves)
-            except psycopg.errors.UniqueViolation:
-                if known_ids is not None:
-                    raise
+            except psycopg.errors.UniqueViolation as error:
+                if known_ids is not None or error.diag.constraint_name != _IDENTITY:
+                    raise ForgedRecordError(
+                        f"the vault has a row where leaf {self._ledger.size} or one after it is to be kept, and no "
+                        "sealer wrote it; pgseal verify names it", where="vault",
+                    ) from error  # fmt: skip
                 # Someone with superuser rights inserted an id that is taken. Once more, with those ids set apart.
                 ids = _read_ids(trail, begun)
                 known_ids = self._vault.find_known_ids(trail.name, begun.incarnation, ids)

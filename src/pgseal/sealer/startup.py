@@ -41,6 +41,13 @@ def check_last_rows(vault: VaultStore, ledger: LedgerReader, trail: OpenTrail, s
         AlteredRecordError: the vault's row does not give the ledger's entry.
         RollbackError: the trail no longer has the row, or has another; or the feed's state was set back.
     """
+    sealed_as = vault.read_newest_incarnation(trail.name)
+    if sealed_as not in {None, trail.state.incarnation}:
+        raise RollbackError(
+            f"the vault's records of trail {trail.name!r} are of incarnation {sealed_as}, but vault.feed says "
+            f"{trail.state.incarnation}, and no sealed record says why: it was altered; restore it, nothing was sealed",
+            where="vault", trail=trail.name,
+        )  # fmt: skip
     leaves = LeafBuilder()
     lines = vault.read_last_lines(trail.name, trail.state.incarnation, signed_size, _LAST_ROWS)
     rows = [_parse(line, leaves) for line in lines]

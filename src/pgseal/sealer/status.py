@@ -3,8 +3,9 @@
 What cannot be read is None and a warning says why: half an answer is better than none when something is down.
 """
 
+import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any, TypeVar
 
@@ -16,7 +17,8 @@ from pgseal.ledger.store import CHECKPOINT, DirectoryStore
 from pgseal.postgres import Connection, connect, translated_errors
 from pgseal.sealer.trails import SEALER_ROLE, VAULT_TRAIL, TrailAddress, read_state, trail_addresses
 from pgseal.settings import Settings, Source
-from pgseal.trail.catalog import read_disabled_triggers, read_partition_end
+from pgseal.trail.capture import TableRule
+from pgseal.trail.catalog import read_disabled_triggers, read_drift, read_partition_end
 from pgseal.trail.feed import PollFeed
 from pgseal.trail.track import list_tracked
 from pgseal.vault.store import VaultStore
@@ -48,7 +50,7 @@ def collect_status(settings: Settings) -> dict[str, Any]:
     age = ledger["checkpoint_age_s"]
     if unsealed and age is not None and age > _STALE_SECONDS:
         warnings.append(
-            f"{unsealed:,} records wait and no checkpoint was signed for {age:.0f} s: is pgseal seal running?"
+            f"records wait ({unsealed:,}) and no checkpoint was signed for {age:.0f} s: is pgseal seal running?"
         )
     warnings.append("no witness is configured: whoever holds key, ledger and vault could rewrite history unseen")
     return {
@@ -123,12 +125,23 @@ def _read_tables(source: Source, warnings: list[str]) -> list[dict[str, Any]]:
     with closing(connect(source.dsn.reveal(), side=side, role=SEALER_ROLE)) as connection, translated_errors(side):
         tracked = list_tracked(connection)
         disabled = read_disabled_triggers(connection)
-    off = sorted(disabled)
-    pending = [table.relation for table in tracked if table.baseline == "pending"]
-    missing = sorted(set(source.tables) - {table.relation for table in tracked})
-    warnings += [f"{name}: capture was switched off; pgseal untrack it, then pgseal track it" for name in off]
-    warnings += [f"{name}: the rows that stood before are not recorded; pgseal track it again" for name in pending]
-    warnings += [f"{name}: in the configuration but not tracked; pgseal track it" for name in missing]
+        drifts = read_drift(connection)
+    known = {table.relation: table.rule for table in tracked}
+    gone = {drift.relation for drift in drifts if drift.is_gone}
+    warnings += [f"{name}: the table was dropped or renamed; pgseal untrack {name}" for name in sorted(gone)]
+    for name in sorted(disabled - gone):
+        warnings.append(f"{name}: capture was switched off; {_track_anew(name, known[name])}")
+    for drift in drifts:
+        anew = _track_anew(drift.relation, known[drift.relation])
+        if drift.lost:
+            warnings.append(f"{drift.relation}: writes FAIL, captured columns are gone: {_names(drift.lost)}; {anew}")
+        if drift.new:
+            warnings.append(f"{drift.relation}: new columns are not recorded: {_names(drift.new)}; {anew}")
+    for table in tracked:
+        if table.baseline == "pending":
+            warnings.append(f"{table.relation}: the rows that stood before are not recorded; pgseal track it again")
+    for name in sorted(set(source.tables) - known.keys()):
+        warnings.append(f"{name}: in the configuration but not tracked; pgseal track it")
     return [
         {
             "trail": source.name,
@@ -140,6 +153,16 @@ def _read_tables(source: Source, warnings: list[str]) -> list[dict[str, Any]]:
         }
         for table in tracked
     ]
+
+
+def _track_anew(relation: str, rule: TableRule) -> str:
+    name = shlex.quote(relation)
+    options = rule.format_options()
+    return f"pgseal untrack {name}, then pgseal track {name}{' ' if options else ''}{options}"
+
+
+def _names(columns: Sequence[str]) -> str:
+    return ", ".join(columns)
 
 
 def _scalar(connection: Connection, query: Any) -> int:

@@ -103,10 +103,15 @@ def to_state(row: FeedRow) -> FeedState:
     if row.system_identifier is not None and row.timeline is not None:
         identity = ServerIdentity(row.system_identifier, row.timeline)
     flat = list(row.floors)
-    if len(flat) % 2:
+    is_whole = (
+        len(flat) % 2 == 0
+        and all(type(number) is int and number >= 0 for number in flat)
+        and (row.pending is not None or (row.position == 0 and row.pending_last_id == 0))
+    )
+    if not is_whole:
         raise AlteredRecordError(
-            f"the vault's note of how far trail {row.trail!r} is sealed was damaged: expected pairs of floors in "
-            f"vault.feed, got {len(flat)} numbers; restore it",
+            f"the vault's note of how far trail {row.trail!r} is sealed was damaged: vault.feed has floors {flat} and "
+            f"position {row.position}, which no sealer wrote; restore it",
             where="vault",
             trail=row.trail,
         )

@@ -1,5 +1,6 @@
 """What a table looks like, as far as capturing it needs to know. Reads the catalog, changes nothing."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -21,7 +22,6 @@ _CHARACTER = {25: "text", 1043: "varchar"}
 _BLANK_PADDED = {1042: "bpchar"}
 _JSON = {3802: "jsonb"}
 _BUILT_IN = {**_BY_IMAGE, **_BY_TEXT, **_CHARACTER, **_BLANK_PADDED, **_JSON}
-_NUMERIC = 1700
 
 
 class Encoding(Enum):
@@ -78,12 +78,11 @@ class TablePart:
     pages: int
 
 
-def make_column(name: str, type_oid: int, type_modifier: int, type_kind: str) -> Column:
+def make_column(name: str, type_oid: int, type_kind: str) -> Column:
     """Decide how a column is captured; ``type_kind`` is pg_type.typtype of the base type."""
     type_name = _BUILT_IN.get(type_oid, "text")
-    if type_oid in _BY_IMAGE or (type_oid == _NUMERIC and type_modifier >= 0):  # its scale is the column's
-        return Column(name, Encoding.IMAGE, type_name)
     for encoding, types in (
+        (Encoding.IMAGE, _BY_IMAGE),
         (Encoding.TEXT, _BY_TEXT),
         (Encoding.CHARACTER, _CHARACTER),
         (Encoding.BLANK_PADDED, _BLANK_PADDED),
@@ -197,7 +196,7 @@ def _read_columns(connection: Connection, oid: int) -> tuple[Column, ...]:
     rows = connection.execute(
         """
         WITH RECURSIVE live AS (
-            SELECT a.attnum, a.attname, a.atttypmod, t.oid AS type_oid, t.typtype, t.typbasetype
+            SELECT a.attnum, a.attname, t.oid AS type_oid, t.typtype, t.typbasetype
             FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
             WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
         ), base AS (
@@ -206,7 +205,7 @@ def _read_columns(connection: Connection, oid: int) -> tuple[Column, ...]:
             SELECT b.attnum, t.typtype, t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.typbasetype
             WHERE b.typtype = 'd'
         )
-        SELECT l.attname, l.type_oid::bigint, l.atttypmod,
+        SELECT l.attname, l.type_oid::bigint,
                (SELECT b.typtype FROM base b WHERE b.attnum = l.attnum AND b.typtype <> 'd')
         FROM live l ORDER BY l.attnum
         """,
@@ -249,6 +248,49 @@ def read_disabled_triggers(connection: Connection) -> set[str]:
         """,
     ).fetchall()
     return {row[0] for row in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How a tracked table differs from what its capture was made for.
+
+    ``is_gone``: dropped, or it has another name. ``lost`` columns were captured and are not there any more, so that
+    writes to the table fail; ``new`` ones are not recorded.
+    """
+
+    relation: str
+    is_gone: bool
+    lost: Sequence[str]
+    new: Sequence[str]
+
+
+def read_drift(connection: Connection) -> list[Drift]:
+    """Return the tracked tables whose name or columns have changed since, by name."""
+    rows = connection.execute(
+        """
+        WITH tracked AS (
+            SELECT t.relation, t.table_oid, t.exclude, k.oid AS image_oid, c.relname, n.nspname
+            FROM audit.tracked t
+            LEFT JOIN pg_class k ON k.relnamespace = 'audit'::regnamespace
+                AND k.relname = regexp_replace(t.capture, '^capture_', 'image_')
+            LEFT JOIN pg_class c ON c.oid = t.table_oid
+            LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
+        ), columns AS (
+            SELECT a.attrelid, a.attname::text AS name FROM pg_attribute a WHERE a.attnum > 0 AND NOT a.attisdropped
+        )
+        SELECT relation, nspname, relname,
+            ARRAY(SELECT name FROM columns WHERE attrelid = image_oid
+                  EXCEPT SELECT name FROM columns WHERE attrelid = table_oid ORDER BY name),
+            ARRAY(SELECT name FROM columns WHERE attrelid = table_oid AND name <> ALL (exclude)
+                  EXCEPT SELECT name FROM columns WHERE attrelid = image_oid ORDER BY name)
+        FROM tracked ORDER BY relation
+        """,
+    ).fetchall()
+    found = [
+        Drift(relation, name is None or format_relation(schema, name) != relation, lost if name else (), new)
+        for relation, schema, name, lost, new in rows
+    ]
+    return [drift for drift in found if drift.is_gone or drift.lost or drift.new]
 
 
 def read_partition_end(connection: Connection) -> float | None:

@@ -129,6 +129,10 @@ class PollFeed:
             raise self._rollback(state, f"its write-ahead log ends before {state.flush_lsn}, which was durable")
         if row[2]:
             raise self._rollback(state, "its transaction counter is behind what was sealed")
+        last_id = max((state.pending_last_id, *(last_id for _, last_id in state.floors)))
+        drawn = int(str(self._scalar("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM audit.record_id_seq")))
+        if last_id > drawn:
+            raise self._rollback(state, f"its sequence of ids stands at {drawn}, vault.feed knows of id {last_id}")
 
     def _rollback(self, state: FeedState, detail: str) -> RollbackError:
         return RollbackError(

@@ -150,15 +150,24 @@ def _install_capture(
     writer: Connection, reader: Connection, table: Table, rule: TableRule, *, baseline: bool
 ) -> "_Baseline":
     """Create function and triggers; leave ``reader`` in a transaction on the lock's snapshot, with its xid drawn."""
+    timeout = sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT))
     with writer.transaction():
-        writer.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
+        writer.execute(timeout)
         try:
+            if baseline:
+                # The reader's lock comes first and stays: between the writer's commit and the reader's first look
+                # nobody may change what the columns are, or empty the table.
+                reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+                reader.execute(timeout)
+                reader.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(table.identifier))
             # What CREATE TRIGGER takes, but before anything is read: writers are out from here to the commit.
             writer.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(table.identifier))
         except psycopg.errors.LockNotAvailable as error:
             raise CaptureError(
                 f"{table.relation} is locked by another transaction for more than {_LOCK_TIMEOUT}; try again later",
             ) from error
+        if read_table(writer, table.schema, table.name) != table:
+            raise CaptureError(f"{table.relation} was changed by somebody in this very moment; try again")
         for statement in format_capture(table, rule):
             as_owner(writer, statement)
         for statement in format_triggers(table):
@@ -185,7 +194,6 @@ def _install_capture(
         if not baseline:
             return _Baseline((), 0)
         snapshot = _scalar(writer, "SELECT pg_export_snapshot()")
-        reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         reader.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
         # The feed relies on ids being younger than the xid of the transaction that writes them, and replay on the
         # baseline standing before everything captured since the lock: so first the xid, then a block of ids for
@@ -230,33 +238,43 @@ def _record_rows(reader: Connection, table: Table, rule: TableRule, baseline: _B
     return rows
 
 
-def untrack(dsn: str, schema: str, name: str, *, side: str) -> None:
-    """Stop capturing a table; its records stay.
+def untrack(dsn: str, relation: str, *, side: str) -> None:
+    """Stop capturing a table; its records stay. The table may have been renamed or dropped since.
+
+    Args:
+        dsn: how to connect as a role that owns the table and is a member of pgseal_owner.
+        relation: the table's name in records, as ``list_tracked`` gives it.
+        side: words for errors.
 
     Raises:
         ConfigError: the table is not tracked, or a missing privilege.
         CaptureError: the table is locked by others.
     """
     with closing(connect(dsn, side=side)) as connection, translated_errors(side), connection.transaction():
-        table = read_table(connection, schema, name)
-        _check_owner(connection, table, side)
-        row = connection.execute("SELECT capture FROM audit.tracked WHERE relation = %s", [table.relation]).fetchone()
+        row = connection.execute(
+            "SELECT t.table_oid, n.nspname, c.relname FROM audit.tracked t LEFT JOIN (pg_class c "
+            "JOIN pg_namespace n ON n.oid = c.relnamespace) ON c.oid = t.table_oid WHERE t.relation = %s",
+            [relation],
+        ).fetchone()
         if row is None:
-            raise ConfigError(f"{table.relation} is not tracked; pgseal status lists what is")
-        connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
-        try:
-            for trigger in (ROW_TRIGGER, TRUNCATE_TRIGGER):
-                connection.execute(
-                    sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(trigger), table.identifier),
-                )
-        except psycopg.errors.LockNotAvailable as error:
-            raise CaptureError(f"{table.relation} is locked by another transaction; try again later") from error
-        record_act(connection, "UNTRACK", table.relation, {})
-        as_owner(
-            connection, sql.SQL("DELETE FROM audit.tracked WHERE relation = {}").format(sql.Literal(table.relation))
-        )
-        for statement in format_removal(table.relation):
+            raise ConfigError(f"{relation} is not tracked; pgseal status lists what is")
+        oid, schema, name = row
+        if name is not None:
+            _check_owner(connection, Table(oid, schema, name, (), ()), side)
+            _drop_triggers(connection, sql.Identifier(schema, name), relation)
+        record_act(connection, "UNTRACK", relation, {})
+        as_owner(connection, sql.SQL("DELETE FROM audit.tracked WHERE relation = {}").format(sql.Literal(relation)))
+        for statement in format_removal(relation):
             as_owner(connection, statement)
+
+
+def _drop_triggers(connection: Connection, table: sql.Identifier, relation: str) -> None:
+    connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
+    try:
+        for trigger in (ROW_TRIGGER, TRUNCATE_TRIGGER):
+            connection.execute(sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(trigger), table))
+    except psycopg.errors.LockNotAvailable as error:
+        raise CaptureError(f"{relation} is locked by another transaction; try again later") from error
 
 
 def list_tracked(connection: Connection) -> list[TrackedTable]:

@@ -150,6 +150,15 @@ class VaultStore:
             side=self._side,
         )
 
+    def read_newest_incarnation(self, trail: str) -> int | None:
+        """Return the greatest incarnation of a trail's records; None without any."""
+        with translated_errors(self._side):
+            row = self._connection.execute(
+                "SELECT incarnation FROM vault.record WHERE trail = %s ORDER BY trail DESC, incarnation DESC LIMIT 1",
+                [trail],
+            ).fetchone()
+        return row[0] if row else None
+
     def read_last_lines(self, trail: str, incarnation: int, below: int, limit: int) -> list[bytes]:
         """Return the COPY lines of the last ``limit`` records of a trail whose leaf index is less than ``below``."""
         query = sql.SQL(

@@ -16,7 +16,7 @@ compile() { # OUTPUT ARGUMENTS...   without any configuration of this machine
 compile dev.txt pyproject.toml --extra embedded --group dev "$@"
 compile run.txt pyproject.toml --extra embedded --group build -c requirements/dev.txt # a part of dev.txt
 compile lock.txt --group lock "$@"
-if grep -nE '://|--(extra-)?index-url|--find-links|# via .*(^|[ =])/' requirements/*.txt; then
+if grep -nE '://|--(extra-)?index-[u]rl|--find-[l]inks|# via .*(^|[ =])/' requirements/*.txt; then
   echo "lock.sh: the lock names a place of this machine or of the network: see the lines above" >&2
   exit 1
 fi

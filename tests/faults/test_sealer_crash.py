@@ -379,6 +379,31 @@ def test_a_source_that_is_down_holds_up_nobody_else(new_cluster, new_database, c
     deployment.check_sealed()
 
 
+def test_a_sealer_told_to_stop_in_mid_batch_leaves_what_the_next_one_finishes(
+    new_database, cluster, vault_cluster, tmp_path, monkeypatch
+):
+    deployment = make_deployment(new_database(cluster), new_database(vault_cluster), tmp_path)
+    other = new_database(cluster)
+    deployment.call("init", "--source", other, "--name", "other")
+    deployment.seal()
+    for dsn in (deployment.source, other):
+        query(dsn, "SELECT audit.record_event('LOGIN') FROM generate_series(1, 300)")
+    monkeypatch.setattr(seal, "CHUNK_ROWS", 10)
+    stop = threading.Event()
+    append = LedgerWriter.append
+
+    def append_late(self: LedgerWriter, *arguments: Any) -> None:
+        time.sleep(0.05)  # the next chunk is kept in the vault meanwhile
+        append(self, *arguments)
+
+    monkeypatch.setattr(LedgerWriter, "append", append_late)
+    with closing(Sealer.open(deployment.settings)) as sealer:
+        assert sealer.seal_once(lambda _: stop.set(), stop).sealed == 10
+    monkeypatch.undo()
+    assert deployment.seal().sealed == 590
+    deployment.check_sealed()
+
+
 class ImpatientEvent(threading.Event):
     """Notes the pauses it is asked for, and makes none."""
 

@@ -49,8 +49,8 @@ def _seal_once(settings: "Settings", *, as_json: bool) -> None:
     else:
         say(("✓", "green"), f" {format_count(result.sealed, 'record')} sealed")
         say(f"  {printable(result.origin)}   size {result.size:,}   root {format_base64(result.root)}")
-    for error in sealer.lost:
-        raise error  # what could be reached is sealed and shown; what could not is the outcome
+    if sealer.lost:
+        raise sealer.lost[0]  # what could be reached is sealed and shown; what could not is the outcome
 
 
 def _run(settings: "Settings") -> None:

@@ -237,6 +237,9 @@ class Sealer:
         for lost in [lost for lost in self._lost.values() if time.monotonic() >= lost.retry_at]:
             self._open_trail(lost.address)
         for trail in list(self._trails.values()):
+            if stop is not None and stop.is_set():
+                # Not another trail either: a chunk may be kept in the vault that the ledger does not have yet.
+                break
             try:
                 with closing(self._seal_trail(trail)) as chunks:
                     for _ in chunks:

@@ -160,6 +160,7 @@ def _install_capture(
                 reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
                 reader.execute(timeout)
                 reader.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(table.identifier))
+                reader.execute("SET LOCAL lock_timeout = 0")
             # What CREATE TRIGGER takes, but before anything is read: writers are out from here to the commit.
             writer.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(table.identifier))
         except psycopg.errors.LockNotAvailable as error:

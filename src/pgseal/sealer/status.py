@@ -5,7 +5,7 @@ What cannot be read is None and a warning says why: half an answer is better tha
 
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any, TypeVar
 
@@ -18,8 +18,8 @@ from pgseal.postgres import Connection, connect, translated_errors
 from pgseal.sealer.trails import SEALER_ROLE, VAULT_TRAIL, TrailAddress, read_state, trail_addresses
 from pgseal.settings import Settings, Source
 from pgseal.trail.capture import TableRule
-from pgseal.trail.catalog import read_disabled_triggers, read_drift, read_partition_end
 from pgseal.trail.feed import PollFeed
+from pgseal.trail.health import read_disabled_triggers, read_drift, read_partition_end
 from pgseal.trail.track import list_tracked
 from pgseal.vault.store import VaultStore
 
@@ -127,16 +127,20 @@ def _read_tables(source: Source, warnings: list[str]) -> list[dict[str, Any]]:
         disabled = read_disabled_triggers(connection)
         drifts = read_drift(connection)
     known = {table.relation: table.rule for table in tracked}
-    gone = {drift.relation for drift in drifts if drift.is_gone}
-    warnings += [f"{name}: the table was dropped or renamed; pgseal untrack {name}" for name in sorted(gone)]
+    gone = {drift.relation for drift in drifts if drift.name_now is None}
+    warnings += [f"{name}: the table was dropped; pgseal untrack {name}" for name in sorted(gone)]
     for name in sorted(disabled - gone):
         warnings.append(f"{name}: capture was switched off; {_track_anew(name, known[name])}")
     for drift in drifts:
-        anew = _track_anew(drift.relation, known[drift.relation])
-        if drift.lost:
-            warnings.append(f"{drift.relation}: writes FAIL, captured columns are gone: {_names(drift.lost)}; {anew}")
-        if drift.new:
-            warnings.append(f"{drift.relation}: new columns are not recorded: {_names(drift.new)}; {anew}")
+        if drift.name_now is None:
+            continue
+        name = shlex.quote(drift.name_now)
+        warnings.append(
+            f"{drift.relation}: the table was altered; its changes are recorded as they are, at a higher cost, but not "
+            f"what the ALTER did to its rows; for a new baseline: pgseal track {name}"
+            if drift.name_now == drift.relation
+            else f"{drift.relation}: the table is called {drift.name_now} now, and recorded so; pgseal track {name}"
+        )
     for table in tracked:
         if table.baseline == "pending":
             warnings.append(f"{table.relation}: the rows that stood before are not recorded; pgseal track it again")
@@ -159,10 +163,6 @@ def _track_anew(relation: str, rule: TableRule) -> str:
     name = shlex.quote(relation)
     options = rule.format_options()
     return f"pgseal untrack {name}, then pgseal track {name}{' ' if options else ''}{options}"
-
-
-def _names(columns: Sequence[str]) -> str:
-    return ", ".join(columns)
 
 
 def _scalar(connection: Connection, query: Any) -> int:

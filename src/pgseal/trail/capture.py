@@ -1,16 +1,25 @@
-"""Generates the trigger function that captures one table. Pure: catalog facts in, SQL out.
+"""Generates the functions and triggers that capture one table. Pure: catalog facts in, SQL out.
 
-Why generated, and why like this (DESIGN.md, "Capture"):
+Two functions with the same expressions (``images``) in them:
 
-- The function is SECURITY DEFINER, so nothing a user can define may run inside it; ``images`` says how.
+- The **row function**, called for each row, has them as PL/pgSQL expressions, which stay prepared for the whole
+  transaction; the INSERT, which does not, gets variables. It works for every kind of table and in apply workers.
+- The **statement function** turns all rows of a statement into records with one INSERT … SELECT over the transition
+  tables, at half the cost. Only ordinary tables can have it; there the row function is left to sessions in which
+  statement triggers stay silent (``session_replication_role = replica``, apply workers).
+
+Why like this (DESIGN.md, "Capture"):
+
+- The functions are SECURITY DEFINER, so nothing a user can define may run inside them; ``images`` says how.
 - ``new`` is the whole row. For UPDATE ``old`` holds the former values of the columns that changed; the whole old row
   is ``new || old``. Whether a column changed is decided on text, not on the type's equality, for which 1.0 is 1.00.
 - Every setting that changes the text of one of the table's types is pinned on the function. Each pin costs every row
   something, so a table without, say, floats does not pay for them.
-- Images are computed by PL/pgSQL expressions, which stay prepared for the whole transaction; the INSERT, which does
-  not, gets them as variables.
+- A table that was altered since is still captured: ``audit.has_layout`` says so at once and for nothing, and
+  ``audit.format_insert`` writes the statement anew, for any columns and types (sql/0002_capture.sql).
 """
 
+import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +33,24 @@ from pgseal.trail.images import Images, image_type, object_name
 
 ROW_TRIGGER = "pgseal_capture"
 TRUNCATE_TRIGGER = "pgseal_capture_truncate"
+_STATEMENT_TRIGGERS: Mapping[str, LiteralString] = {
+    "pgseal_capture_insert": "INSERT",
+    "pgseal_capture_update": "UPDATE",
+    "pgseal_capture_delete": "DELETE",
+}
+#: Never fires. With a row trigger like this PostgreSQL refuses to make the table a partition or an inheritance child,
+#: whose parent's statements would not fire its statement triggers. The name is what the error names.
+ATTACH_GUARD = "pgseal_untrack_before_attach"
+#: What a tracked table has, with the state in pg_trigger: A fires always, R in replica sessions only, O in all others.
+TRIGGERS = {
+    "row": {ROW_TRIGGER: "A", TRUNCATE_TRIGGER: "A"},
+    "statement": {
+        ROW_TRIGGER: "R",
+        TRUNCATE_TRIGGER: "A",
+        ATTACH_GUARD: "O",
+        **dict.fromkeys(_STATEMENT_TRIGGERS, "O"),
+    },
+}
 MASKS = ("hash", "redact")
 
 #: The built-in types that meet ``to_jsonb`` and whose text depends on a setting.
@@ -49,41 +76,47 @@ class TableRule:
         return shlex.join(words)
 
 
-def format_capture(table: Table, rule: TableRule) -> Iterable[sql.Composed]:
-    """Write the statements that make the image type and the function that captures INSERT, UPDATE and DELETE."""
+def format_capture(table: Table, rule: TableRule, layout: str) -> Iterable[sql.Composed]:
+    """Write the statements that make the image type and the functions; ``layout`` is what ``audit.layout`` says now."""
     columns = _captured(table, rule)
     images = Images(table, columns, rule.mask)
     yield sql.SQL("DROP TYPE IF EXISTS {}").format(image_type(table))
     yield images.format_type()
-    body = _BODY.format(
+    row_body = _ROW_BODY.format(
+        adapted=_adapted(table, rule, layout, is_row=True),
         has_change_from_null=images.has_change_from_null(),
         changes=images.changes(),
         all_changes=images.all_changes(),
         new_image=images.image("new"),
         old_image=images.image("old"),
-        other_types_new=images.has_other_types("new"),
-        other_types_old=images.has_other_types("old"),
-        refusal=_REFUSAL.format(
-            message=sql.Literal(f"pgseal: the type of a column of {table.relation} has changed since it was tracked"),
-            way_out=sql.Literal(f"pgseal untrack {table.relation}, then pgseal track it again"),
-        ),
-        insert_update=_insert(table, "UPDATE", images.key("old")),
-        insert_insert=_insert(table, "INSERT", images.key("new")),
-        insert_delete=_insert(table, "DELETE", images.key("old")),
+        insert_insert=_insert_row(table, "INSERT", images),
+        insert_update=_insert_row(table, "UPDATE", images),
+        insert_delete=_insert_row(table, "DELETE", images),
     )
-    yield _FUNCTION.format(
-        name=sql.Identifier("audit", capture_name(table.relation)),
-        settings=sql.SQL(" ").join(
-            sql.SQL("SET {} = {}").format(sql.Identifier(name.lower()), sql.Literal(value))
-            for name, value in _settings_for(columns, rule).items()
-        ),
-        body=sql.Literal(body.as_string()),  # a dollar quote could occur in a column's name
+    bodies = [(_row_function(table), row_body)]
+    if table.mode == "statement":
+        number = _unused_name(table)
+        statement_body = _STATEMENT_BODY.format(
+            adapted=_adapted(table, rule, layout, is_row=False),
+            insert_insert=_insert_rows(table, "INSERT", images, sql.SQL("new_rows AS new")),
+            insert_delete=_insert_rows(table, "DELETE", images, sql.SQL("old_rows AS old")),
+            update_one=_insert_rows(table, "UPDATE", images, sql.SQL("old_rows AS old CROSS JOIN new_rows AS new")),
+            update_many=_insert_rows(table, "UPDATE", images, _PAIRED.format(number=number)),
+        )
+        bodies.append((_statement_function(table), statement_body))
+    settings = sql.SQL(" ").join(
+        sql.SQL("SET {} = {}").format(sql.Identifier(name.lower()), sql.Literal(value))
+        for name, value in _settings_for(columns, rule).items()
     )
+    for name, body in bodies:
+        # A dollar quote could occur in a column's name.
+        yield _FUNCTION.format(name=name, settings=settings, body=sql.Literal(body.as_string()))
 
 
 def format_removal(relation: str) -> Iterable[sql.Composed]:
     """Write the statements that drop what ``format_capture`` made; the triggers must be gone."""
-    yield sql.SQL("DROP FUNCTION IF EXISTS {}()").format(sql.Identifier("audit", capture_name(relation)))
+    for name in (capture_name(relation), object_name("statement", relation)):
+        yield sql.SQL("DROP FUNCTION IF EXISTS {}()").format(sql.Identifier("audit", name))
     yield sql.SQL("DROP TYPE IF EXISTS {}").format(sql.Identifier("audit", object_name("image", relation)))
 
 
@@ -107,16 +140,42 @@ def format_snapshot_insert(
 
 def format_triggers(table: Table) -> Iterable[sql.Composed]:
     """Write the statements that attach capture to ``table``, fired whatever session_replication_role says."""
-    function = sql.Identifier("audit", capture_name(table.relation))
-    rows = sql.SQL("INSERT OR UPDATE OR DELETE ON {} FOR EACH ROW EXECUTE FUNCTION {}()").format(
-        table.identifier, function
-    )
-    truncation = sql.SQL("TRUNCATE ON {} FOR EACH STATEMENT EXECUTE FUNCTION audit.capture_truncate({})").format(
-        table.identifier, sql.Literal(table.relation)
-    )
-    for trigger, event in ((ROW_TRIGGER, rows), (TRUNCATE_TRIGGER, truncation)):
+    triggers = {
+        ROW_TRIGGER: sql.SQL("INSERT OR UPDATE OR DELETE ON {} FOR EACH ROW EXECUTE FUNCTION {}()").format(
+            table.identifier, _row_function(table)
+        ),
+        TRUNCATE_TRIGGER: sql.SQL(
+            "TRUNCATE ON {} FOR EACH STATEMENT EXECUTE FUNCTION audit.capture_truncate({})"
+        ).format(table.identifier, sql.Literal(table.relation)),
+    }  # fmt: skip
+    if table.mode == "statement":
+        for trigger, event in _STATEMENT_TRIGGERS.items():
+            triggers[trigger] = sql.SQL("{} ON {} REFERENCING {} FOR EACH STATEMENT EXECUTE FUNCTION {}()").format(
+                sql.SQL(event), table.identifier, _TRANSITION[event], _statement_function(table)
+            )
+        triggers[ATTACH_GUARD] = sql.SQL(
+            "DELETE ON {} REFERENCING OLD TABLE AS old_rows FOR EACH ROW WHEN (false) EXECUTE FUNCTION {}()"
+        ).format(table.identifier, _row_function(table))
+    for trigger, event in triggers.items():
         yield sql.SQL("CREATE OR REPLACE TRIGGER {} AFTER {}").format(sql.Identifier(trigger), event)
-        yield sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(table.identifier, sql.Identifier(trigger))
+        state = _STATES[TRIGGERS[table.mode][trigger]]
+        yield sql.SQL("ALTER TABLE {} {} TRIGGER {}").format(table.identifier, state, sql.Identifier(trigger))
+
+
+def _row_function(table: Table) -> sql.Identifier:
+    return sql.Identifier("audit", capture_name(table.relation))
+
+
+def _statement_function(table: Table) -> sql.Identifier:
+    return sql.Identifier("audit", object_name("statement", table.relation))
+
+
+def _unused_name(table: Table) -> sql.Identifier:
+    """Name a column that the table does not have."""
+    name = "n"
+    while any(column.name == name for column in table.columns):
+        name += "_"
+    return sql.Identifier(name)
 
 
 def _captured(table: Table, rule: TableRule) -> list[Column]:
@@ -147,24 +206,28 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp {settings}
 AS {body}""")
 
-_REFUSAL = sql.SQL("RAISE EXCEPTION USING ERRCODE = 'datatype_mismatch', MESSAGE = {message}, HINT = {way_out};")
+_STATES = {"A": sql.SQL("ENABLE ALWAYS"), "R": sql.SQL("ENABLE REPLICA"), "O": sql.SQL("ENABLE")}
+_TRANSITION = {
+    "INSERT": sql.SQL("NEW TABLE AS new_rows"),
+    "UPDATE": sql.SQL("OLD TABLE AS old_rows NEW TABLE AS new_rows"),
+    "DELETE": sql.SQL("OLD TABLE AS old_rows"),
+}
 
 # What changed is computed the quick way, which leaves out columns that were NULL, unless there is such a column.
-_BODY = sql.SQL("""\
+_ROW_BODY = sql.SQL("""\
 -- Generated by pgseal from the table's columns and the policy; pgseal track writes it anew.
 DECLARE
     context   text := current_setting('pgseal.context', true);
     claim     jsonb;
     old_image jsonb;
     new_image jsonb;
+    settings  jsonb;
 BEGIN
     IF context <> '' THEN
         claim := audit.claimed(context);
     END IF;
-    IF TG_OP = 'UPDATE' THEN
-        IF {other_types_new} THEN
-            {refusal}
-        END IF;
+    {adapted}
+    ELSIF TG_OP = 'UPDATE' THEN
         new_image := {new_image};
         old_image := {changes};
         IF NOT (OLD IS NOT NULL) THEN
@@ -174,15 +237,9 @@ BEGIN
         END IF;
         {insert_update}
     ELSIF TG_OP = 'INSERT' THEN
-        IF {other_types_new} THEN
-            {refusal}
-        END IF;
         new_image := {new_image};
         {insert_insert}
     ELSE
-        IF {other_types_old} THEN
-            {refusal}
-        END IF;
         old_image := {old_image};
         {insert_delete}
     END IF;
@@ -190,16 +247,89 @@ BEGIN
 END
 """)
 
+# The label keeps our variables apart from the table's columns, which may have any name.
+_STATEMENT_BODY = sql.SQL("""\
+-- Generated by pgseal from the table's columns and the policy; pgseal track writes it anew.
+#variable_conflict use_column
+<<pgseal>>
+DECLARE
+    context  text := current_setting('pgseal.context', true);
+    claim    jsonb;
+    settings jsonb;
+BEGIN
+    IF context <> '' THEN
+        claim := audit.claimed(context);
+    END IF;
+    {adapted}
+    ELSIF TG_OP = 'INSERT' THEN
+        {insert_insert}
+    ELSIF TG_OP = 'DELETE' THEN
+        {insert_delete}
+    ELSIF (SELECT count(*) FROM (SELECT FROM new_rows LIMIT 2) AS first) < 2 THEN
+        {update_one}
+    ELSE
+        {update_many}
+    END IF;
+    RETURN NULL;
+END
+""")
 
-def _insert(table: Table, action: str, key: sql.Composable) -> sql.Composed:
-    # The CASE draws the id after the transaction has its xid, also where nothing local was written before
-    # (foreign tables): the feed relies on it.
-    return sql.SQL(
-        "INSERT INTO audit.record ({columns}) VALUES ("
-        "CASE WHEN pg_current_xact_id() IS NOT NULL THEN nextval('audit.record_id_seq') END, {values});",
-    ).format(
+# The transition tables have no other bond between the old and the new row than their order.
+_PAIRED = sql.SQL(
+    "(SELECT r.*, row_number() OVER () AS {number} FROM old_rows AS r) AS old "
+    "JOIN (SELECT r.*, row_number() OVER () AS {number} FROM new_rows AS r) AS new "
+    "ON old.{number} = new.{number} ORDER BY old.{number}"
+)
+
+# An IF without its END. format_insert stands there once for each operation, with constants only, so that it is
+# evaluated when the expression is planned.
+_ADAPTED = sql.SQL("""\
+IF NOT audit.has_layout({oid}::regclass, {layout}) THEN
+        PERFORM audit.check_place(TG_RELID, {oid}::regclass);
+        settings := audit.swap_settings({settings});
+        EXECUTE CASE TG_OP
+            WHEN 'INSERT' THEN audit.format_insert({oid}::regclass, 'INSERT', {is_row}, {exclude}, {masks})
+            WHEN 'UPDATE' THEN audit.format_insert({oid}::regclass, 'UPDATE', {is_row}, {exclude}, {masks})
+            ELSE audit.format_insert({oid}::regclass, 'DELETE', {is_row}, {exclude}, {masks})
+        END USING {parameters};
+        PERFORM audit.swap_settings(settings);""")
+
+
+def _adapted(table: Table, rule: TableRule, layout: str, *, is_row: bool) -> sql.Composed:
+    numbers = {column.name: column.number for column in table.columns}
+    return _ADAPTED.format(
+        oid=sql.Literal(str(table.oid)),
+        layout=sql.Literal(layout),
+        settings=sql.Literal(json.dumps(dict(OUTPUT_SETTINGS))),
+        is_row=sql.Literal(is_row),
+        exclude=sql.SQL("{}::smallint[]").format(sql.Literal([numbers[name] for name in rule.exclude])),
+        masks=sql.Literal(json.dumps({numbers[name]: how for name, how in rule.mask.items()})),
+        parameters=sql.SQL("claim, OLD, NEW" if is_row else "claim"),
+    )
+
+
+# The CASE draws the id after the transaction has its xid, also where nothing local was written before (foreign tables):
+# the feed relies on it.
+_ID: LiteralString = "CASE WHEN pg_current_xact_id() IS NOT NULL THEN nextval('audit.record_id_seq') END"
+
+
+def _insert_row(table: Table, action: str, images: Images) -> sql.Composed:
+    key = images.key("new" if action == "INSERT" else "old")
+    values = _values(table.relation, action, key, sql.SQL("old_image"), sql.SQL("new_image"), "claim")
+    return sql.SQL("INSERT INTO audit.record ({columns}) VALUES ({id}, {values});").format(
+        columns=_COLUMNS, id=sql.SQL(_ID), values=values
+    )
+
+
+def _insert_rows(table: Table, action: str, images: Images, rows: sql.Composable) -> sql.Composed:
+    key = images.key("new" if action == "INSERT" else "old")
+    old = {"INSERT": sql.SQL("NULL"), "UPDATE": images.complete_changes(), "DELETE": images.image("old")}[action]
+    new = sql.SQL("NULL") if action == "DELETE" else images.image("new")
+    return sql.SQL("INSERT INTO audit.record ({columns}) SELECT {id}, {values} FROM {rows};").format(
         columns=_COLUMNS,
-        values=_values(table.relation, action, key, sql.SQL("old_image"), sql.SQL("new_image"), "claim"),
+        id=sql.SQL(_ID),
+        values=_values(table.relation, action, key, old, new, "pgseal.claim"),
+        rows=rows,
     )
 
 

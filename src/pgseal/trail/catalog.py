@@ -1,9 +1,8 @@
 """What a table looks like, as far as capturing it needs to know. Reads the catalog, changes nothing."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 from psycopg import sql
@@ -38,11 +37,15 @@ class Encoding(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One live column of a table; ``type_name`` is the built-in type that its values have in an image."""
+    """One live column of a table; ``type_name`` is the built-in type that its values have in an image.
+
+    ``number`` is its attnum, which stays the same when it is renamed.
+    """
 
     name: str
     encoding: Encoding
     type_name: str = "text"
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class Table:
     """A table that can be captured.
 
     ``relation`` is the name in FORMATS.md's form, ``key`` the primary key's columns in key order (empty
-    without one).
+    without one). ``mode`` says what captures it: triggers for each statement, or only triggers for each row.
     """
 
     oid: int
@@ -58,6 +61,7 @@ class Table:
     name: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]
+    mode: Literal["row", "statement"] = "row"
 
     @property
     def relation(self) -> str:
@@ -78,7 +82,7 @@ class TablePart:
     pages: int
 
 
-def make_column(name: str, type_oid: int, type_kind: str) -> Column:
+def make_column(number: int, name: str, type_oid: int, type_kind: str) -> Column:
     """Decide how a column is captured; ``type_kind`` is pg_type.typtype of the base type."""
     type_name = _BUILT_IN.get(type_oid, "text")
     for encoding, types in (
@@ -89,8 +93,8 @@ def make_column(name: str, type_oid: int, type_kind: str) -> Column:
         (Encoding.JSON, _JSON),
     ):
         if type_oid in types:
-            return Column(name, encoding, type_name)
-    return Column(name, Encoding.OUTPUT_ROW if type_kind == "c" else Encoding.OUTPUT)
+            return Column(name, encoding, type_name, number)
+    return Column(name, Encoding.OUTPUT_ROW if type_kind == "c" else Encoding.OUTPUT, number=number)
 
 
 def resolve_relations(connection: Connection, text: str) -> list[tuple[str, str]]:
@@ -188,7 +192,9 @@ def read_table(connection: Connection, schema: str, name: str) -> Table:
         raise CaptureError(f"{relation} is a partition; track its partitioned table")
     if schema in {"audit", "vault", "pg_catalog", "information_schema"}:
         raise CaptureError(f"{relation} belongs to pgseal or PostgreSQL and cannot be tracked")
-    return Table(oid, schema, name, _read_columns(connection, oid), _read_key(connection, oid))
+    return Table(
+        oid, schema, name, _read_columns(connection, oid), _read_key(connection, oid), _read_mode(connection, oid)
+    )
 
 
 def _read_columns(connection: Connection, oid: int) -> tuple[Column, ...]:
@@ -205,13 +211,33 @@ def _read_columns(connection: Connection, oid: int) -> tuple[Column, ...]:
             SELECT b.attnum, t.typtype, t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.typbasetype
             WHERE b.typtype = 'd'
         )
-        SELECT l.attname, l.type_oid::bigint,
+        SELECT l.attnum, l.attname, l.type_oid::bigint,
                (SELECT b.typtype FROM base b WHERE b.attnum = l.attnum AND b.typtype <> 'd')
         FROM live l ORDER BY l.attnum
         """,
         [oid],
     ).fetchall()
     return tuple(make_column(*row) for row in rows)
+
+
+def _read_mode(connection: Connection, oid: int) -> Literal["row", "statement"]:
+    """Decide what captures a table: statement triggers, unless they would miss something or come late.
+
+    Statement triggers do not fire for rows that are reached through a parent, and do not see a child's columns. They
+    fire after all AFTER ROW triggers; if one of those changes the same table, records would stand in another order
+    than the changes.
+    """
+    row = connection.execute(
+        """
+        SELECT c.relkind = 'r' AND NOT EXISTS (SELECT FROM pg_inherits i WHERE c.oid IN (i.inhrelid, i.inhparent))
+            AND NOT EXISTS (
+                SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal
+                AND t.tgtype & 1 = 1 AND t.tgtype & 2 = 0 AND t.tgname !~ '^pgseal_')
+        FROM pg_class c WHERE c.oid = %s
+        """,
+        [oid],
+    ).fetchone()
+    return "statement" if row and row[0] else "row"
 
 
 def _read_key(connection: Connection, oid: int) -> tuple[str, ...]:
@@ -236,71 +262,3 @@ def read_parts(connection: Connection, table: Table) -> list[TablePart]:
         {"oid": table.oid},
     ).fetchall()
     return [TablePart(sql.Identifier(schema, name), int(pages)) for schema, name, pages in rows]
-
-
-def read_disabled_triggers(connection: Connection) -> set[str]:
-    """Return the tracked relations whose capture triggers are not both there and ENABLE ALWAYS."""
-    rows = connection.execute(
-        """
-        SELECT t.relation FROM audit.tracked t
-        WHERE 2 <> (SELECT count(*) FROM pg_trigger g WHERE g.tgrelid = t.table_oid AND g.tgenabled = 'A'
-                    AND g.tgname IN ('pgseal_capture', 'pgseal_capture_truncate'))
-        """,
-    ).fetchall()
-    return {row[0] for row in rows}
-
-
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """How a tracked table differs from what its capture was made for.
-
-    ``is_gone``: dropped, or it has another name. ``lost`` columns were captured and are not there any more, so that
-    writes to the table fail; ``new`` ones are not recorded.
-    """
-
-    relation: str
-    is_gone: bool
-    lost: Sequence[str]
-    new: Sequence[str]
-
-
-def read_drift(connection: Connection) -> list[Drift]:
-    """Return the tracked tables whose name or columns have changed since, by name."""
-    rows = connection.execute(
-        """
-        WITH tracked AS (
-            SELECT t.relation, t.table_oid, t.exclude, k.oid AS image_oid, c.relname, n.nspname
-            FROM audit.tracked t
-            LEFT JOIN pg_class k ON k.relnamespace = 'audit'::regnamespace
-                AND k.relname = regexp_replace(t.capture, '^capture_', 'image_')
-            LEFT JOIN pg_class c ON c.oid = t.table_oid
-            LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
-        ), columns AS (
-            SELECT a.attrelid, a.attname::text AS name FROM pg_attribute a WHERE a.attnum > 0 AND NOT a.attisdropped
-        )
-        SELECT relation, nspname, relname,
-            ARRAY(SELECT name FROM columns WHERE attrelid = image_oid
-                  EXCEPT SELECT name FROM columns WHERE attrelid = table_oid ORDER BY name),
-            ARRAY(SELECT name FROM columns WHERE attrelid = table_oid AND name <> ALL (exclude)
-                  EXCEPT SELECT name FROM columns WHERE attrelid = image_oid ORDER BY name)
-        FROM tracked ORDER BY relation
-        """,
-    ).fetchall()
-    found = [
-        Drift(relation, name is None or format_relation(schema, name) != relation, lost if name else (), new)
-        for relation, schema, name, lost, new in rows
-    ]
-    return [drift for drift in found if drift.is_gone or drift.lost or drift.new]
-
-
-def read_partition_end(connection: Connection) -> float | None:
-    """Return for how many more days the trail has partitions; None if its bounds cannot be read."""
-    row = connection.execute(
-        """
-        SELECT extract(epoch FROM max(b.upper::timestamptz) - now())::float8 / 86400
-        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-        CROSS JOIN LATERAL substring(pg_get_expr(c.relpartbound, c.oid) FROM $$TO \\('([^']+)'\\)$$) AS b(upper)
-        WHERE i.inhparent = 'audit.record'::regclass
-        """,
-    ).fetchone()
-    return row[0] if row else None

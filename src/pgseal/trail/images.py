@@ -6,6 +6,8 @@ What may stand in these expressions, and why:
   Columns are listed by name: ``to_jsonb(NEW)`` would run a cast to json that came with a column added later.
 - An image is ``to_jsonb(ROW(…)::audit.image_…)``: a composite type of built-in types, owned by pgseal_owner, gives the
   names. Its attributes stand in jsonb's own order of keys, so that nothing has to be sorted for each row.
+- A value goes through ``audit.exactly``, so that an expression is not even prepared for a column that has another type
+  by now: it would look for a cast, which may be somebody's code.
 - No subqueries: PL/pgSQL keeps an expression without one ready for the whole transaction, and sets up a statement anew
   for each row. What is evaluated for every row has few functions in it, because each is looked up in every transaction.
 """
@@ -45,7 +47,6 @@ class Images:
         self._mask = mask
         self._columns = sorted(columns, key=lambda column: (len(column.name.encode()), column.name.encode()))
         self._key = [column for column in table.columns if column.name in table.key]
-        self._checked = [*self._columns, *(column for column in self._key if column not in self._columns)]
 
     def format_type(self) -> sql.Composed:
         """Write the CREATE TYPE statement of the images."""
@@ -82,27 +83,12 @@ class Images:
                 _is_present(column, "old"),
                 _differs(column),
                 sql.Literal(column.name),
-                sql.Identifier("old", column.name),
+                _reference(column, "old"),
             )
             for column in self._columns
             if column not in flat
         ]
         return sql.SQL(" || ").join(pieces)
-
-    def has_other_types(self, row: str) -> sql.Composable:
-        """Write the test whether a column's type has changed since; no user code runs in it, whatever the type is.
-
-        It stands before everything else: with another type, ``ROW(…)::audit.image_…`` would look for a cast.
-        """
-        checked = [column for column in self._checked if column.encoding not in _OUTPUT]
-        if not checked:
-            return sql.SQL("false")
-        found = sql.SQL(", ").join(
-            sql.SQL("pg_typeof({})").format(sql.Identifier(row, column.name)) for column in checked
-        )
-        # In an array literal elements stand in double quotes, and "char" must have some of its own.
-        names = ",".join(f'"pg_catalog.\\"{column.type_name}\\""' for column in checked)
-        return sql.SQL("ARRAY[{}] <> {}::regtype[]").format(found, sql.Literal(f"{{{names}}}"))
 
     def has_change_from_null(self) -> sql.Composable:
         """Write the test whether some column was NULL and is not any more."""
@@ -124,13 +110,19 @@ class Images:
         ]
         return sql.SQL("('{{' || {} || '}}')::jsonb").format(_concatenated(pieces))
 
+    def complete_changes(self) -> sql.Composed:
+        """Write the former values of the columns that an UPDATE changed as one expression."""
+        return sql.SQL("CASE WHEN {} THEN {} ELSE {} END").format(
+            self.has_change_from_null(), self.all_changes(), self.changes()
+        )
+
     def _to_jsonb(self, values: Sequence[sql.Composable]) -> sql.Composed:
         return sql.SQL("to_jsonb(ROW({})::{})").format(sql.SQL(", ").join(values), self._type)
 
     def _former(self, column: Column) -> sql.Composable:
         """Write a column's former value if it changed, else NULL."""
         if column.name not in self._mask:
-            old, new = (sql.Identifier(row, column.name) for row in ("old", "new"))
+            old, new = (_reference(column, row) for row in ("old", "new"))
             if column.encoding is Encoding.IMAGE:
                 return sql.SQL("NULLIF({}, {})").format(old, new)
             if column.encoding is Encoding.CHARACTER:
@@ -146,7 +138,7 @@ class Images:
 
 def _value(column: Column, row: str, mask: Mapping[str, str]) -> sql.Composable:
     """A column's value as a built-in type; NULL stays NULL."""
-    reference = sql.Identifier(row, column.name)
+    reference = _reference(column, row)
     rule = mask.get(column.name)
     if rule == "redact":
         return sql.SQL("CASE WHEN {} THEN {}::text END").format(_is_present(column, row), sql.Literal(REDACTED))
@@ -155,6 +147,14 @@ def _value(column: Column, row: str, mask: Mapping[str, str]) -> sql.Composable:
     if column.encoding in _OUTPUT:
         return sql.SQL("CASE WHEN {} THEN {} END").format(_is_present(column, row), _output(reference))
     return reference
+
+
+def _reference(column: Column, row: str) -> sql.Composable:
+    """A column's value; an expression with it is not prepared if the column has not the type that it had."""
+    value = sql.Identifier(row, column.name)
+    if column.encoding in _OUTPUT:
+        return value
+    return sql.SQL("audit.exactly({}, NULL::{})").format(value, sql.Identifier("pg_catalog", column.type_name))
 
 
 def _output(reference: sql.Composable) -> sql.Composable:
@@ -175,9 +175,9 @@ def _is_absent(column: Column, row: str) -> sql.Composable:
 def _differs(column: Column) -> sql.Composable:
     rows = ("old", "new")
     if column.encoding is Encoding.IMAGE:
-        return _distinct(*(sql.Identifier(row, column.name) for row in rows))
+        return _distinct(*(_reference(column, row) for row in rows))
     if column.encoding in {Encoding.TEXT, Encoding.CHARACTER, Encoding.JSON}:
-        return _distinct(*(sql.SQL('{}::text COLLATE "C"').format(sql.Identifier(row, column.name)) for row in rows))
+        return _distinct(*(sql.SQL('{}::text COLLATE "C"').format(_reference(column, row)) for row in rows))
     return _distinct(
         *(
             sql.SQL('CASE WHEN {} THEN {} COLLATE "C" END').format(

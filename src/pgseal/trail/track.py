@@ -8,8 +8,8 @@ DDL only, however large the table; everything written after the lock is captured
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from typing import LiteralString
+from dataclasses import dataclass, replace
+from typing import Literal, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -18,8 +18,7 @@ from pgseal.errors import CaptureError, ConfigError
 from pgseal.postgres import Connection, connect, quote_name, translated_errors
 from pgseal.trail.capture import (
     MASKS,
-    ROW_TRIGGER,
-    TRUNCATE_TRIGGER,
+    TRIGGERS,
     TableRule,
     capture_name,
     format_capture,
@@ -89,7 +88,8 @@ def track(
     """Start capturing a table and record the rows it holds now.
 
     A crash or Ctrl-C before the triggers are committed changes nothing; after it, capture is on and the registry says
-    that the baseline is pending; calling again records it.
+    that the baseline is pending; calling again records it. Of a table that was altered since it was tracked, calling
+    again renews capture and baseline, under the rule it had where ``rule`` hides nothing.
 
     Args:
         dsn: how to connect as a role that owns the table and is a member of pgseal_owner.
@@ -111,12 +111,20 @@ def track(
         translated_errors(side),
     ):
         table = read_table(writer, schema, name)
+        known = _read_registered(writer, table)
+        if known is not None:
+            if known.baseline != "pending" and not known.is_altered:
+                raise CaptureError(
+                    f"{table.relation} is already tracked; to change how: pgseal untrack, then pgseal track"
+                )
+            if rule == TableRule():
+                rule = known.rule
+            if known.oid == table.oid:
+                # The other mode's triggers could only be dropped with a lock that the baseline's reader keeps away.
+                table = replace(table, mode=known.mode)
         check_rule(table, rule)
         _check_owner(writer, table, side)
-        known = writer.execute("SELECT baseline FROM audit.tracked WHERE relation = %s", [table.relation]).fetchone()
-        if known and known[0] != "pending":
-            raise CaptureError(f"{table.relation} is already tracked; to change how: pgseal untrack, then pgseal track")
-        found = _install_capture(writer, reader, table, rule, baseline=baseline)
+        found = _install_capture(writer, reader, table, rule, known, baseline=baseline)
         if not baseline:
             return TrackedTable(table.relation, rule, "none")
         rows = _record_rows(reader, table, rule, found, progress or (lambda _done, _total: None))
@@ -146,8 +154,44 @@ def _check_owner(connection: Connection, table: Table, side: str) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Registered:
+    """What the registry says of a table, by its name or its oid."""
+
+    oid: int
+    relation: str
+    mode: Literal["row", "statement"]
+    baseline: str
+    rule: TableRule
+    is_altered: bool
+
+
+def _read_registered(connection: Connection, table: Table) -> _Registered | None:
+    # A hidden column is known by its number, so it is found under its new name, too; a table made anew has other ones.
+    row = connection.execute(
+        """
+        SELECT t.table_oid::bigint, t.relation, t.mode, t.baseline, audit.layout(t.table_oid) IS DISTINCT FROM t.layout,
+            CASE WHEN t.table_oid <> %(oid)s THEN t.exclude ELSE ARRAY(
+                SELECT c.name FROM audit.live_columns(%(oid)s) c WHERE c.number = ANY (t.exclude_numbers)) END,
+            CASE WHEN t.table_oid <> %(oid)s THEN t.mask ELSE coalesce((
+                SELECT jsonb_object_agg(c.name, t.mask_numbers -> c.number::text) FROM audit.live_columns(%(oid)s) c
+                WHERE t.mask_numbers ? c.number::text), '{}') END
+        FROM audit.tracked t WHERE t.table_oid = %(oid)s OR t.relation = %(relation)s
+        ORDER BY t.table_oid = %(oid)s DESC LIMIT 1
+        """,
+        {"oid": table.oid, "relation": table.relation},
+    ).fetchone()
+    return None if row is None else _Registered(row[0], row[1], row[2], row[3], TableRule(row[5], row[6]), row[4])
+
+
 def _install_capture(
-    writer: Connection, reader: Connection, table: Table, rule: TableRule, *, baseline: bool
+    writer: Connection,
+    reader: Connection,
+    table: Table,
+    rule: TableRule,
+    known: _Registered | None,
+    *,
+    baseline: bool,
 ) -> "_Baseline":
     """Create function and triggers; leave ``reader`` in a transaction on the lock's snapshot, with its xid drawn."""
     timeout = sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT))
@@ -167,24 +211,17 @@ def _install_capture(
             raise CaptureError(
                 f"{table.relation} is locked by another transaction for more than {_LOCK_TIMEOUT}; try again later",
             ) from error
-        if read_table(writer, table.schema, table.name) != table:
+        if replace(read_table(writer, table.schema, table.name), mode=table.mode) != table:
             raise CaptureError(f"{table.relation} was changed by somebody in this very moment; try again")
-        for statement in format_capture(table, rule):
+        layout = _scalar(writer, "SELECT audit.layout({oid}::regclass)", oid=table.oid)
+        for statement in format_capture(table, rule, layout):
             as_owner(writer, statement)
         for statement in format_triggers(table):
             writer.execute(statement)
-        as_owner(
-            writer,
-            sql.SQL(
-                "INSERT INTO audit.tracked (relation, table_oid, capture, exclude, mask, baseline) "
-                "VALUES ({}, {}, {}, {}, {}, {}) ON CONFLICT (relation) DO UPDATE SET table_oid = excluded.table_oid, "
-                "exclude = excluded.exclude, mask = excluded.mask, baseline = excluded.baseline",
-            ).format(
-                *map(sql.Literal, (table.relation, table.oid, capture_name(table.relation), list(rule.exclude))),
-                sql.Literal(json.dumps(dict(rule.mask))),
-                sql.Literal("pending" if baseline else "none"),
-            ),
-        )
+        if known is not None and known.relation != table.relation:
+            for statement in format_removal(known.relation):
+                as_owner(writer, statement)
+        _register(writer, table, rule, layout, baseline="pending" if baseline else "none")
         record_act(writer, "TRACK", table.relation, {
             "baseline": "snapshot" if baseline else "none",
             "columns": [column.name for column in table.columns],
@@ -202,6 +239,31 @@ def _install_capture(
         reader.execute("SELECT pg_current_xact_id()")
         parts = read_parts(writer, table)
         return _Baseline(parts, _reserve_ids(writer, sum(part.pages for part in parts) * _ROWS_ON_A_PAGE))
+
+
+def _register(connection: Connection, table: Table, rule: TableRule, layout: str, *, baseline: str) -> None:
+    """Enter the table in the registry, in place of what stood there under its name or its oid."""
+    owner = sql.SQL("DELETE FROM audit.tracked WHERE relation = {} OR table_oid = {}")
+    as_owner(connection, owner.format(sql.Literal(table.relation), sql.Literal(table.oid)))
+    numbers = {column.name: column.number for column in table.columns}
+    values: dict[str, object] = {
+        "relation": table.relation,
+        "table_oid": table.oid,
+        "capture": capture_name(table.relation),
+        "mode": table.mode,
+        "layout": layout,
+        "exclude": list(rule.exclude),
+        "mask": json.dumps(dict(rule.mask)),
+        "exclude_numbers": [numbers[name] for name in rule.exclude],
+        "mask_numbers": json.dumps({numbers[name]: how for name, how in rule.mask.items()}),
+        "baseline": baseline,
+    }
+    as_owner(
+        connection,
+        sql.SQL("INSERT INTO audit.tracked ({}) VALUES ({})").format(
+            sql.SQL(", ").join(map(sql.Identifier, values)), sql.SQL(", ").join(map(sql.Literal, values.values()))
+        ),
+    )
 
 
 def _reserve_ids(writer: Connection, count: int) -> int:
@@ -272,7 +334,7 @@ def untrack(dsn: str, relation: str, *, side: str) -> None:
 def _drop_triggers(connection: Connection, table: sql.Identifier, relation: str) -> None:
     connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
     try:
-        for trigger in (ROW_TRIGGER, TRUNCATE_TRIGGER):
+        for trigger in TRIGGERS["statement"]:
             connection.execute(sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(trigger), table))
     except psycopg.errors.LockNotAvailable as error:
         raise CaptureError(f"{relation} is locked by another transaction; try again later") from error

@@ -50,11 +50,18 @@ CREATE TABLE audit.tracked (
     relation   text        NOT NULL CONSTRAINT tracked_pk PRIMARY KEY,
     table_oid  oid         NOT NULL CONSTRAINT tracked_table_uq UNIQUE,
     capture    text        NOT NULL CONSTRAINT tracked_capture_uq UNIQUE,
+    mode       text        NOT NULL CONSTRAINT tracked_mode_ck CHECK (mode IN ('row', 'statement')),
+    layout     text        NOT NULL,
     exclude    text[]      NOT NULL DEFAULT '{}',
     mask       jsonb       NOT NULL DEFAULT '{}',
+    exclude_numbers smallint[] NOT NULL DEFAULT '{}',
+    mask_numbers    jsonb      NOT NULL DEFAULT '{}',
     tracked_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     baseline   text        NOT NULL CONSTRAINT tracked_baseline_ck CHECK (baseline IN ('pending', 'done', 'none'))
 );
+COMMENT ON COLUMN audit.tracked.layout IS 'what audit.layout said when the capture function was generated';
+COMMENT ON COLUMN audit.tracked.exclude_numbers IS 'the same columns by attnum: a hidden column stays hidden under a new name';
+COMMENT ON COLUMN audit.tracked.mask_numbers IS 'mask by attnum';
 COMMENT ON COLUMN audit.tracked.baseline IS 'pending: captured, but the rows that stood before are not recorded yet';
 
 -- The key of hash masks, already XORed into HMAC's two pads; never leaves the source.

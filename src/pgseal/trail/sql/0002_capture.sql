@@ -1,0 +1,218 @@
+-- What capture needs in the database besides the functions that are generated for each table (capture.py).
+
+SET LOCAL ROLE pgseal_owner;
+
+-- The table's live columns in order: number and name. Asked of the system caches and not of pg_attribute: a
+-- transaction whose snapshot is older than an ALTER TABLE sees the former columns there, while its rows have the new.
+CREATE FUNCTION audit.live_columns(relation regclass) RETURNS TABLE (number smallint, name text)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+AS $pgseal$
+DECLARE
+    prefix   text := (pg_identify_object('pg_class'::regclass, relation, 0)).identity || '.';
+    identity text;
+BEGIN
+    number := 0;
+    LOOP
+        number := number + 1;
+        identity := (pg_identify_object('pg_class'::regclass, relation, number)).identity;
+        EXIT WHEN identity IS NULL;
+        CONTINUE WHEN has_column_privilege(relation, number, 'SELECT') IS NULL;  -- dropped
+        name := (parse_ident(substr(identity, length(prefix) + 1)))[1];
+        RETURN NEXT;
+    END LOOP;
+END
+$pgseal$;
+
+-- The table's name as it stands in records (FORMATS.md §1), live as well; NULL if there is no such table.
+CREATE FUNCTION audit.format_relation(relation regclass) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+AS $pgseal$
+    SELECT string_agg(
+        CASE WHEN p.part COLLATE "C" ~ '^[a-z_][a-z0-9_]*$' THEN p.part ELSE concat('"', replace(p.part, '"', '""'), '"') END,
+        '.' ORDER BY p.position)
+    FROM unnest(parse_ident((pg_identify_object('pg_class'::regclass, relation, 0)).identity))
+        WITH ORDINALITY AS p(part, position)
+$pgseal$;
+
+-- A digest of all that the generated code depends on: name, columns with their types, primary key.
+CREATE FUNCTION audit.layout(relation regclass) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $pgseal$
+    SELECT encode(sha256(convert_to(jsonb_build_array(
+        audit.format_relation(relation),
+        (SELECT jsonb_agg(jsonb_build_array(c.number, c.name, a.atttypid::bigint) ORDER BY c.number)
+         FROM audit.live_columns(relation) AS c
+         LEFT JOIN pg_attribute AS a ON a.attrelid = relation AND a.attnum = c.number),
+        (SELECT jsonb_agg(k.number ORDER BY k.position)
+         FROM pg_index AS i CROSS JOIN unnest(i.indkey) WITH ORDINALITY AS k(number, position)
+         WHERE i.indrelid = relation AND i.indisprimary)
+    )::text, 'UTF8')), 'hex')
+$pgseal$;
+
+-- Whether the table still is what its capture function was generated for.
+--
+-- IMMUTABLE is meant as "for the life of a plan". Called with a constant regclass, it is evaluated when the expression
+-- is planned and costs a row nothing; PostgreSQL makes a plan with such a constant depend on the table, and plans anew
+-- in every session as soon as the table is altered, also within the altering transaction and when it rolls back.
+--
+-- Types come from the catalog as the transaction's snapshot shows it. Where it shows a row that has been replaced, the
+-- snapshot is older than an ALTER TABLE, and nothing is known.
+CREATE FUNCTION audit.has_layout(relation regclass, layout text) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $pgseal$
+BEGIN
+    RETURN audit.layout(relation) = layout AND NOT EXISTS (
+        SELECT FROM pg_attribute AS a
+        WHERE a.attrelid = relation AND a.attnum > 0 AND a.xmax <> 0
+            AND pg_xact_status(audit.widen(a.xmax)) IS DISTINCT FROM 'aborted'
+    );
+END
+$pgseal$;
+
+-- The 64-bit transaction id that a 32-bit one stands for: the nearest to our own.
+CREATE FUNCTION audit.widen(narrow xid) RETURNS xid8
+LANGUAGE sql STABLE
+AS $pgseal$
+    SELECT (own.id + ((narrow::text::bigint - own.id % 4294967296 + 6442450944) % 4294967296) - 2147483648)::text::xid8
+    FROM (SELECT pg_current_xact_id()::text::bigint AS id) AS own
+$pgseal$;
+
+-- Gives back its first argument, and does not accept one of another type than the second: not even one that could be
+-- cast to it. Inlined, so that it costs nothing; what counts is that an expression of another type is not prepared.
+CREATE FUNCTION audit.exactly(value anyelement, type anyelement) RETURNS anyelement
+LANGUAGE sql IMMUTABLE
+AS 'SELECT $1';
+
+-- Pin what changes output text, for a table about whose types nothing is known; returns what was set before.
+CREATE FUNCTION audit.swap_settings(wanted jsonb) RETURNS jsonb
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $pgseal$
+    SELECT jsonb_object_agg(before.name, before.value) FROM (
+        SELECT w.name, current_setting(w.name) AS value, w.value AS new FROM jsonb_each_text(wanted) AS w(name, value)
+        OFFSET 0
+    ) AS before WHERE set_config(before.name, before.new, true) IS NOT NULL
+$pgseal$;
+
+-- The INSERT that records changes of a table whose layout is not the one its capture function was generated for: for
+-- any columns of any types, and therefore slower. Evaluated at planning, like has_layout.
+--
+-- $1 is the claimed context; of a row trigger $2 and $3 are OLD and NEW, a statement trigger has old_rows and new_rows.
+-- Values of the types that FORMATS.md §1 gives to to_jsonb are recognised when they are met. All others are printed by
+-- their output function, so that nobody's cast runs.
+CREATE FUNCTION audit.format_insert(
+    relation regclass, action text, is_row boolean, exclude smallint[], masks jsonb
+) RETURNS text
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+AS $pgseal$
+DECLARE
+    old_rows  text := CASE WHEN is_row THEN '(SELECT ($2).*)' ELSE 'old_rows' END;
+    new_rows  text := CASE WHEN is_row THEN '(SELECT ($3).*)' ELSE 'new_rows' END;
+    place     text := 'n';
+    old_pairs text;
+    new_pairs text;
+    changed   text;
+    old_key   text;
+    new_key   text;
+    source    text;
+BEGIN
+    WITH live AS (
+        SELECT c.number, c.name, masks ->> c.number::text AS mask,
+               format('old.%I', c.name) AS old, format('new.%I', c.name) AS new,
+               to_json(c.name)::text || ': ' AS label
+        FROM audit.live_columns(relation) AS c
+        WHERE c.number <> ALL (exclude)
+    ), written AS (
+        SELECT l.number, l.label,
+               audit.format_value(l.old, l.mask) AS old, audit.format_value(l.new, l.mask) AS new,
+               audit.format_value(l.old, NULL) AS old_raw, audit.format_value(l.new, NULL) AS new_raw,
+               format('CASE WHEN num_nulls(%1$s) = 0 THEN format(''%%s'', %1$s) COLLATE "C" END '
+                      'IS DISTINCT FROM CASE WHEN num_nulls(%2$s) = 0 THEN format(''%%s'', %2$s) COLLATE "C" END',
+                      l.old, l.new) AS differs
+        FROM live AS l
+    )
+    SELECT string_agg(format('%L || %s', w.label, w.old), ', ' ORDER BY w.number),
+           string_agg(format('%L || %s', w.label, w.new), ', ' ORDER BY w.number),
+           string_agg(format('CASE WHEN %s THEN %L || %s END', w.differs, w.label, w.old), ', ' ORDER BY w.number),
+           string_agg(format('%L || %s', w.label, w.old_raw), ', ' ORDER BY k.position) FILTER (WHERE k.number IS NOT NULL),
+           string_agg(format('%L || %s', w.label, w.new_raw), ', ' ORDER BY k.position) FILTER (WHERE k.number IS NOT NULL)
+    INTO old_pairs, new_pairs, changed, old_key, new_key
+    FROM written AS w LEFT JOIN (
+        SELECT u.number, u.position FROM pg_index AS i CROSS JOIN unnest(i.indkey) WITH ORDINALITY AS u(number, position)
+        WHERE i.indrelid = relation AND i.indisprimary
+    ) AS k ON k.number = w.number;
+    -- Old and new rows of a statement belong together by their order; the name of the place must not be a column's.
+    WHILE EXISTS (SELECT FROM audit.live_columns(relation) AS c WHERE c.name = place) LOOP
+        place := place || '_';
+    END LOOP;
+    source := CASE
+        WHEN action = 'INSERT' THEN new_rows || ' AS new'
+        WHEN action = 'DELETE' THEN old_rows || ' AS old'
+        WHEN is_row THEN format('%s AS old CROSS JOIN %s AS new', old_rows, new_rows)
+        ELSE format('(SELECT r.*, row_number() OVER () AS %1$I FROM old_rows AS r) AS old '
+                    'JOIN (SELECT r.*, row_number() OVER () AS %1$I FROM new_rows AS r) AS new '
+                    'ON old.%1$I = new.%1$I ORDER BY old.%1$I', place)
+    END;
+    RETURN format(
+        'INSERT INTO audit.record (id, recorded_at, xid, pid, source, category, action, outcome, relation, key, old, new, '
+        'session_role, effective_role, application, address, claimed) SELECT '
+        'CASE WHEN pg_current_xact_id() IS NOT NULL THEN nextval(''audit.record_id_seq'') END, clock_timestamp(), '
+        'pg_current_xact_id(), pg_backend_pid(), ''row'', ''data_modification'', %L, ''success'', %L, %s, %s, %s, '
+        'session_user, nullif(current_setting(''role''), ''none''), nullif(current_setting(''application_name''), ''''), '
+        'inet_client_addr(), $1 FROM %s',
+        action,
+        audit.format_relation(relation),
+        audit.format_object(CASE WHEN action = 'INSERT' THEN new_key ELSE old_key END, 'NULL'),
+        CASE action WHEN 'INSERT' THEN 'NULL' WHEN 'UPDATE' THEN audit.format_object(changed, '''{}''')
+                    ELSE audit.format_object(old_pairs, '''{}''') END,
+        CASE WHEN action = 'DELETE' THEN 'NULL' ELSE audit.format_object(new_pairs, '''{}''') END,
+        source);
+END
+$pgseal$;
+
+-- That a trigger is where it was made for: a restored database has other oids.
+CREATE FUNCTION audit.check_place(place oid, expected regclass) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $pgseal$
+BEGIN
+    IF place <> expected AND NOT EXISTS (SELECT FROM pg_partition_ancestors(place) AS p WHERE p.relid = expected) THEN
+        RAISE EXCEPTION 'pgseal: capture of % was made for a table with another oid', audit.format_relation(place)
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = format('After a restore: pgseal track %s',
+                audit.format_relation(place));
+    END IF;
+END
+$pgseal$;
+
+-- One value as JSON text, masked as ``mask`` says; ``reference`` is trusted SQL.
+CREATE FUNCTION audit.format_value(reference text, mask text) RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $pgseal$
+    SELECT format('CASE WHEN num_nulls(%s) = 1 THEN ''null'' %s END', reference, CASE coalesce(mask, '')
+        WHEN 'redact' THEN $$ELSE '"[redacted]"'$$
+        WHEN 'hash' THEN format($$ELSE to_json(audit.mask_hash(format('%%s', %s)))::text$$, reference)
+        ELSE format($$WHEN pg_typeof(%1$s) = ANY ('{bool,int8,int2,int4,uuid,date,time,timetz,timestamp,timestamptz,numeric,
+            interval,"\"char\"",name,text,varchar,bpchar,jsonb}'::regtype[]) THEN to_json(%1$s)::text
+            ELSE to_json(format('%%s', %1$s))::text$$, reference)
+    END)
+$pgseal$;
+
+-- A JSON object of such pairs.
+CREATE FUNCTION audit.format_object(pairs text, otherwise text) RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $pgseal$
+    SELECT CASE WHEN pairs IS NULL THEN otherwise
+        ELSE format($$('{' || concat_ws(', ', VARIADIC ARRAY[%s]::text[]) || '}')::jsonb$$, pairs) END
+$pgseal$;
+
+GRANT EXECUTE ON FUNCTION audit.layout(regclass), audit.live_columns(regclass), audit.format_relation(regclass)
+    TO pgseal_sealer, pgseal_reader;
+
+RESET ROLE;

@@ -1,12 +1,12 @@
 """Generates the functions and triggers that capture one table. Pure: catalog facts in, SQL out.
 
-Two functions with the same expressions (``images``) in them:
+One function for each table, which captures in two ways:
 
-- The **row function**, called for each row, has them as PL/pgSQL expressions, which stay prepared for the whole
-  transaction; the INSERT, which does not, gets variables. It works for every kind of table and in apply workers.
-- The **statement function** turns all rows of a statement into records with one INSERT … SELECT over the transition
-  tables, at half the cost. Only ordinary tables can have it; there the row function is left to sessions in which
-  statement triggers stay silent (``session_replication_role = replica``, apply workers).
+- **Row by row.** The images are PL/pgSQL expressions (``images``), which stay prepared for the whole transaction; the
+  INSERT, which does not, gets variables. This works for every kind of table and in apply workers.
+- **All rows of a statement** with one INSERT … SELECT over the transition tables, at half the cost. Only ordinary
+  tables can have it; there the row trigger is left to sessions in which statement triggers stay silent
+  (``session_replication_role = replica``, apply workers). A statement that changed one row goes row by row.
 
 Why like this (DESIGN.md, "Capture"):
 
@@ -82,8 +82,9 @@ def format_capture(table: Table, rule: TableRule, layout: str) -> Iterable[sql.C
     images = Images(table, columns, rule.mask)
     yield sql.SQL("DROP TYPE IF EXISTS {}").format(image_type(table))
     yield images.format_type()
-    row_body = _ROW_BODY.format(
-        adapted=_adapted(table, rule, layout, is_row=True),
+    body = _BODY.format(
+        adapted=_adapted(table, rule, layout),
+        whole_statement=_whole_statement(table, Images(table, columns, rule.mask, old="o", new="n")),
         has_change_from_null=images.has_change_from_null(),
         changes=images.changes(),
         all_changes=images.all_changes(),
@@ -93,30 +94,19 @@ def format_capture(table: Table, rule: TableRule, layout: str) -> Iterable[sql.C
         insert_update=_insert_row(table, "UPDATE", images),
         insert_delete=_insert_row(table, "DELETE", images),
     )
-    bodies = [(_row_function(table), row_body)]
-    if table.mode == "statement":
-        number = _unused_name(table)
-        statement_body = _STATEMENT_BODY.format(
-            adapted=_adapted(table, rule, layout, is_row=False),
-            insert_insert=_insert_rows(table, "INSERT", images, sql.SQL("new_rows AS new")),
-            insert_delete=_insert_rows(table, "DELETE", images, sql.SQL("old_rows AS old")),
-            update_one=_insert_rows(table, "UPDATE", images, sql.SQL("old_rows AS old CROSS JOIN new_rows AS new")),
-            update_many=_insert_rows(table, "UPDATE", images, _PAIRED.format(number=number)),
-        )
-        bodies.append((_statement_function(table), statement_body))
-    settings = sql.SQL(" ").join(
-        sql.SQL("SET {} = {}").format(sql.Identifier(name.lower()), sql.Literal(value))
-        for name, value in _settings_for(columns, rule).items()
+    yield _FUNCTION.format(
+        name=_function(table),
+        settings=sql.SQL(" ").join(
+            sql.SQL("SET {} = {}").format(sql.Identifier(name.lower()), sql.Literal(value))
+            for name, value in _settings_for(columns, rule).items()
+        ),
+        body=sql.Literal(body.as_string()),  # a dollar quote could occur in a column's name
     )
-    for name, body in bodies:
-        # A dollar quote could occur in a column's name.
-        yield _FUNCTION.format(name=name, settings=settings, body=sql.Literal(body.as_string()))
 
 
 def format_removal(relation: str) -> Iterable[sql.Composed]:
     """Write the statements that drop what ``format_capture`` made; the triggers must be gone."""
-    for name in (capture_name(relation), object_name("statement", relation)):
-        yield sql.SQL("DROP FUNCTION IF EXISTS {}()").format(sql.Identifier("audit", name))
+    yield sql.SQL("DROP FUNCTION IF EXISTS {}()").format(sql.Identifier("audit", capture_name(relation)))
     yield sql.SQL("DROP TYPE IF EXISTS {}").format(sql.Identifier("audit", object_name("image", relation)))
 
 
@@ -142,7 +132,7 @@ def format_triggers(table: Table) -> Iterable[sql.Composed]:
     """Write the statements that attach capture to ``table``, fired whatever session_replication_role says."""
     triggers = {
         ROW_TRIGGER: sql.SQL("INSERT OR UPDATE OR DELETE ON {} FOR EACH ROW EXECUTE FUNCTION {}()").format(
-            table.identifier, _row_function(table)
+            table.identifier, _function(table)
         ),
         TRUNCATE_TRIGGER: sql.SQL(
             "TRUNCATE ON {} FOR EACH STATEMENT EXECUTE FUNCTION audit.capture_truncate({})"
@@ -151,23 +141,19 @@ def format_triggers(table: Table) -> Iterable[sql.Composed]:
     if table.mode == "statement":
         for trigger, event in _STATEMENT_TRIGGERS.items():
             triggers[trigger] = sql.SQL("{} ON {} REFERENCING {} FOR EACH STATEMENT EXECUTE FUNCTION {}()").format(
-                sql.SQL(event), table.identifier, _TRANSITION[event], _statement_function(table)
+                sql.SQL(event), table.identifier, _TRANSITION[event], _function(table)
             )
         triggers[ATTACH_GUARD] = sql.SQL(
             "DELETE ON {} REFERENCING OLD TABLE AS old_rows FOR EACH ROW WHEN (false) EXECUTE FUNCTION {}()"
-        ).format(table.identifier, _row_function(table))
+        ).format(table.identifier, _function(table))
     for trigger, event in triggers.items():
         yield sql.SQL("CREATE OR REPLACE TRIGGER {} AFTER {}").format(sql.Identifier(trigger), event)
         state = _STATES[TRIGGERS[table.mode][trigger]]
         yield sql.SQL("ALTER TABLE {} {} TRIGGER {}").format(table.identifier, state, sql.Identifier(trigger))
 
 
-def _row_function(table: Table) -> sql.Identifier:
+def _function(table: Table) -> sql.Identifier:
     return sql.Identifier("audit", capture_name(table.relation))
-
-
-def _statement_function(table: Table) -> sql.Identifier:
-    return sql.Identifier("audit", object_name("statement", table.relation))
 
 
 def _unused_name(table: Table) -> sql.Identifier:
@@ -213,21 +199,25 @@ _TRANSITION = {
     "DELETE": sql.SQL("OLD TABLE AS old_rows"),
 }
 
-# What changed is computed the quick way, which leaves out columns that were NULL, unless there is such a column.
-_ROW_BODY = sql.SQL("""\
+# The label keeps our variables apart from the table's columns, which may have any name. What changed is computed the
+# quick way, which leaves out columns that were NULL, unless there is such a column.
+_BODY = sql.SQL("""\
 -- Generated by pgseal from the table's columns and the policy; pgseal track writes it anew.
+<<pgseal>>
 DECLARE
     context   text := current_setting('pgseal.context', true);
     claim     jsonb;
     old_image jsonb;
     new_image jsonb;
     settings  jsonb;
+    row_count integer := 0;
 BEGIN
     IF context <> '' THEN
         claim := audit.claimed(context);
     END IF;
     {adapted}
-    ELSIF TG_OP = 'UPDATE' THEN
+    {whole_statement}
+    IF TG_OP = 'UPDATE' THEN
         new_image := {new_image};
         old_image := {changes};
         IF NOT (OLD IS NOT NULL) THEN
@@ -247,64 +237,92 @@ BEGIN
 END
 """)
 
-# The label keeps our variables apart from the table's columns, which may have any name.
-_STATEMENT_BODY = sql.SQL("""\
--- Generated by pgseal from the table's columns and the policy; pgseal track writes it anew.
-#variable_conflict use_column
-<<pgseal>>
-DECLARE
-    context  text := current_setting('pgseal.context', true);
-    claim    jsonb;
-    settings jsonb;
-BEGIN
-    IF context <> '' THEN
-        claim := audit.claimed(context);
-    END IF;
-    {adapted}
-    ELSIF TG_OP = 'INSERT' THEN
-        {insert_insert}
-    ELSIF TG_OP = 'DELETE' THEN
-        {insert_delete}
-    ELSIF (SELECT count(*) FROM (SELECT FROM new_rows LIMIT 2) AS first) < 2 THEN
-        {update_one}
-    ELSE
-        {update_many}
-    END IF;
-    RETURN NULL;
-END
-""")
+_WHOLE_STATEMENT = sql.SQL("""\
+IF TG_LEVEL = 'STATEMENT' THEN
+        IF TG_OP = 'DELETE' THEN
+            FOR OLD IN SELECT * FROM old_rows LIMIT 2 LOOP
+                row_count := row_count + 1;
+            END LOOP;
+        ELSE
+            FOR NEW IN SELECT * FROM new_rows LIMIT 2 LOOP
+                row_count := row_count + 1;
+            END LOOP;
+        END IF;
+        IF row_count <> 1 THEN
+            IF row_count = 0 THEN
+                RETURN NULL;
+            ELSIF TG_OP = 'UPDATE' THEN
+                {insert_update}
+            ELSIF TG_OP = 'INSERT' THEN
+                {insert_insert}
+            ELSE
+                {insert_delete}
+            END IF;
+            RETURN NULL;
+        ELSIF TG_OP = 'UPDATE' THEN
+            SELECT * INTO OLD FROM old_rows;
+        END IF;
+    END IF;""")
 
 # The transition tables have no other bond between the old and the new row than their order.
 _PAIRED = sql.SQL(
-    "(SELECT r.*, row_number() OVER () AS {number} FROM old_rows AS r) AS old "
-    "JOIN (SELECT r.*, row_number() OVER () AS {number} FROM new_rows AS r) AS new "
-    "ON old.{number} = new.{number} ORDER BY old.{number}"
+    "(SELECT r.*, row_number() OVER () AS {number} FROM old_rows AS r) AS o "
+    "JOIN (SELECT r.*, row_number() OVER () AS {number} FROM new_rows AS r) AS n "
+    "ON o.{number} = n.{number} ORDER BY o.{number}"
 )
 
-# An IF without its END. format_insert stands there once for each operation, with constants only, so that it is
-# evaluated when the expression is planned.
+# format_insert stands there once for each case, with constants only, so that it is evaluated when the expression is
+# planned.
 _ADAPTED = sql.SQL("""\
 IF NOT audit.has_layout({oid}::regclass, {layout}) THEN
         PERFORM audit.check_place(TG_RELID, {oid}::regclass);
         settings := audit.swap_settings({settings});
-        EXECUTE CASE TG_OP
-            WHEN 'INSERT' THEN audit.format_insert({oid}::regclass, 'INSERT', {is_row}, {exclude}, {masks})
-            WHEN 'UPDATE' THEN audit.format_insert({oid}::regclass, 'UPDATE', {is_row}, {exclude}, {masks})
-            ELSE audit.format_insert({oid}::regclass, 'DELETE', {is_row}, {exclude}, {masks})
-        END USING {parameters};
-        PERFORM audit.swap_settings(settings);""")
+        IF TG_LEVEL = 'ROW' THEN
+            EXECUTE {row_insert} USING claim, OLD, NEW;
+        ELSE
+            EXECUTE {statement_insert} USING claim;
+        END IF;
+        PERFORM audit.swap_settings(settings);
+        RETURN NULL;
+    END IF;""")
+_ADAPTED_INSERT = sql.SQL(
+    "CASE TG_OP WHEN 'INSERT' THEN audit.format_insert({oid}::regclass, 'INSERT', {is_row}, {exclude}, {masks}) "
+    "WHEN 'UPDATE' THEN audit.format_insert({oid}::regclass, 'UPDATE', {is_row}, {exclude}, {masks}) "
+    "ELSE audit.format_insert({oid}::regclass, 'DELETE', {is_row}, {exclude}, {masks}) END"
+)
 
 
-def _adapted(table: Table, rule: TableRule, layout: str, *, is_row: bool) -> sql.Composed:
+def _adapted(table: Table, rule: TableRule, layout: str) -> sql.Composed:
     numbers = {column.name: column.number for column in table.columns}
+    oid = sql.Literal(str(table.oid))
+    row_insert, statement_insert = (
+        _ADAPTED_INSERT.format(
+            oid=oid,
+            is_row=sql.Literal(is_row),
+            exclude=sql.SQL("{}::smallint[]").format(sql.Literal([numbers[name] for name in rule.exclude])),
+            masks=sql.Literal(json.dumps({numbers[name]: how for name, how in rule.mask.items()})),
+        )
+        for is_row in (True, False)
+    )
     return _ADAPTED.format(
-        oid=sql.Literal(str(table.oid)),
+        oid=oid,
         layout=sql.Literal(layout),
         settings=sql.Literal(json.dumps(dict(OUTPUT_SETTINGS))),
-        is_row=sql.Literal(is_row),
-        exclude=sql.SQL("{}::smallint[]").format(sql.Literal([numbers[name] for name in rule.exclude])),
-        masks=sql.Literal(json.dumps({numbers[name]: how for name, how in rule.mask.items()})),
-        parameters=sql.SQL("claim, OLD, NEW" if is_row else "claim"),
+        row_insert=row_insert,
+        statement_insert=statement_insert,
+    )
+
+
+def _whole_statement(table: Table, images: Images) -> sql.Composable:
+    if table.mode == "row":
+        return sql.SQL("")
+    rows = {
+        "INSERT": sql.SQL("new_rows AS n"),
+        "UPDATE": _PAIRED.format(number=_unused_name(table)),
+        "DELETE": sql.SQL("old_rows AS o"),
+    }
+    return _WHOLE_STATEMENT.format(
+        **{f"insert_{action.lower()}": _insert_rows(table, action, images, source) for action, source in rows.items()}
     )
 
 
@@ -322,9 +340,9 @@ def _insert_row(table: Table, action: str, images: Images) -> sql.Composed:
 
 
 def _insert_rows(table: Table, action: str, images: Images, rows: sql.Composable) -> sql.Composed:
-    key = images.key("new" if action == "INSERT" else "old")
-    old = {"INSERT": sql.SQL("NULL"), "UPDATE": images.complete_changes(), "DELETE": images.image("old")}[action]
-    new = sql.SQL("NULL") if action == "DELETE" else images.image("new")
+    key = images.key("n" if action == "INSERT" else "o")
+    old = {"INSERT": sql.SQL("NULL"), "UPDATE": images.complete_changes(), "DELETE": images.image("o")}[action]
+    new = sql.SQL("NULL") if action == "DELETE" else images.image("n")
     return sql.SQL("INSERT INTO audit.record ({columns}) SELECT {id}, {values} FROM {rows};").format(
         columns=_COLUMNS,
         id=sql.SQL(_ID),

@@ -39,10 +39,13 @@ def image_type(table: Table) -> sql.Identifier:
 
 
 class Images:
-    """The expressions of one table under one rule; rows are called ``old`` and ``new``."""
+    """The expressions of one table under one rule."""
 
-    def __init__(self, table: Table, columns: Sequence[Column], mask: Mapping[str, str]) -> None:
-        """Take the captured ``columns`` of ``table``, masked as ``mask`` says."""
+    def __init__(
+        self, table: Table, columns: Sequence[Column], mask: Mapping[str, str], *, old: str = "old", new: str = "new"
+    ) -> None:
+        """Take the captured ``columns`` of ``table``, masked as ``mask`` says, and what the two rows are called."""
+        self._old, self._new = old, new
         self._type = image_type(table)
         self._mask = mask
         self._columns = sorted(columns, key=lambda column: (len(column.name.encode()), column.name.encode()))
@@ -80,10 +83,10 @@ class Images:
         pieces = [sql.SQL("jsonb_strip_nulls({})").format(self._to_jsonb(values))]
         pieces += [
             sql.SQL("CASE WHEN {} AND {} THEN jsonb_build_object({}, {}) ELSE '{{}}' END").format(
-                _is_present(column, "old"),
-                _differs(column),
+                _is_present(column, self._old),
+                self._differs(column),
                 sql.Literal(column.name),
-                _reference(column, "old"),
+                _reference(column, self._old),
             )
             for column in self._columns
             if column not in flat
@@ -93,7 +96,7 @@ class Images:
     def has_change_from_null(self) -> sql.Composable:
         """Write the test whether some column was NULL and is not any more."""
         tests = [
-            sql.SQL("({} AND {})").format(_is_absent(column, "old"), _is_present(column, "new"))
+            sql.SQL("({} AND {})").format(_is_absent(column, self._old), _is_present(column, self._new))
             for column in self._columns
         ]
         return sql.SQL(" OR ").join(tests) if tests else sql.SQL("false")
@@ -102,9 +105,9 @@ class Images:
         """Write the former values of the columns that an UPDATE changed, NULL ones too, as jsonb; costs more."""
         pieces = [
             sql.SQL("CASE WHEN {differs} THEN {name} || coalesce(to_json({value})::text, 'null') END").format(
-                differs=_differs(column),
+                differs=self._differs(column),
                 name=sql.Literal(json.dumps(column.name, ensure_ascii=False) + ": "),
-                value=_value(column, "old", self._mask),
+                value=_value(column, self._old, self._mask),
             )
             for column in self._columns
         ]
@@ -122,12 +125,28 @@ class Images:
     def _former(self, column: Column) -> sql.Composable:
         """Write a column's former value if it changed, else NULL."""
         if column.name not in self._mask:
-            old, new = (_reference(column, row) for row in ("old", "new"))
+            old, new = (_reference(column, row) for row in (self._old, self._new))
             if column.encoding is Encoding.IMAGE:
                 return sql.SQL("NULLIF({}, {})").format(old, new)
             if column.encoding is Encoding.CHARACTER:
                 return sql.SQL('NULLIF({} COLLATE "C", {} COLLATE "C")').format(old, new)
-        return sql.SQL("CASE WHEN {} THEN {} END").format(_differs(column), _value(column, "old", self._mask))
+        return sql.SQL("CASE WHEN {} THEN {} END").format(self._differs(column), _value(column, self._old, self._mask))
+
+    def _differs(self, column: Column) -> sql.Composable:
+        rows = (self._old, self._new)
+        if column.encoding is Encoding.IMAGE:
+            return _distinct(*(_reference(column, row) for row in rows))
+        if column.encoding in {Encoding.TEXT, Encoding.CHARACTER, Encoding.JSON}:
+            return _distinct(*(sql.SQL('{}::text COLLATE "C"').format(_reference(column, row)) for row in rows))
+        return _distinct(
+            *(
+                sql.SQL('CASE WHEN {} THEN {} COLLATE "C" END').format(
+                    _is_present(column, row),
+                    _output(sql.Identifier(row, column.name)),
+                )
+                for row in rows
+            )
+        )
 
     def _is_text(self, column: Column) -> bool:
         return column.encoding in _OUTPUT or column.name in self._mask
@@ -170,23 +189,6 @@ def _is_present(column: Column, row: str) -> sql.Composable:
 def _is_absent(column: Column, row: str) -> sql.Composable:
     form = "num_nulls({}) = 1" if column.encoding is Encoding.OUTPUT_ROW else "{} IS NULL"
     return sql.SQL(form).format(sql.Identifier(row, column.name))
-
-
-def _differs(column: Column) -> sql.Composable:
-    rows = ("old", "new")
-    if column.encoding is Encoding.IMAGE:
-        return _distinct(*(_reference(column, row) for row in rows))
-    if column.encoding in {Encoding.TEXT, Encoding.CHARACTER, Encoding.JSON}:
-        return _distinct(*(sql.SQL('{}::text COLLATE "C"').format(_reference(column, row)) for row in rows))
-    return _distinct(
-        *(
-            sql.SQL('CASE WHEN {} THEN {} COLLATE "C" END').format(
-                _is_present(column, row),
-                _output(sql.Identifier(row, column.name)),
-            )
-            for row in rows
-        )
-    )
 
 
 def _distinct(left: sql.Composable, right: sql.Composable) -> sql.Composable:

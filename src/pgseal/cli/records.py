@@ -1,9 +1,15 @@
-"""How records look to a person: who, when, what; every value safe to print."""
+"""How records look to a person: who, when, what; every value safe to print.
 
+Of a row that came or went all columns are shown, of one that was changed those that were. NULL stands for itself: a
+text that says so stands in quotes, as do the empty one and all that could be read in two ways.
+"""
+
+import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from pgseal.cli.output import format_moment, printable
+from pgseal.cli.output import format_count, format_moment, printable
 from pgseal.vault.values import Number, format_json
 
 if TYPE_CHECKING:
@@ -11,6 +17,12 @@ if TYPE_CHECKING:
     from pgseal.vault.records import Record
 
 _VALUE_WIDTH = 60
+_NAME_WIDTH = 40
+_LINE_WIDTH = 96
+_MOST_LINES = 8
+_GAP = "  "
+# Nothing, a word that stands for a value, blanks at an end or several together, quotes, our own arrow.
+_LOOKS_ELSE = re.compile(r"\A\s*\Z|\A(null|true|false)\Z|\A\s|\s\Z|\s\s|\"|→", re.IGNORECASE)
 _STYLES = {"DELETE": "red", "TRUNCATE": "red", "INSERT": "green", "SNAPSHOT": "green"}
 Line = list[str | tuple[str, str]]
 
@@ -79,6 +91,13 @@ def read_sealed_size(settings: "Settings") -> int | None:
         return None
 
 
+def list_trails(settings: "Settings") -> list[str]:
+    """Return the names of the trails of a configuration."""
+    from pgseal.settings.model import VAULT_TRAIL
+
+    return [*(source.name for source in settings.sources), VAULT_TRAIL]
+
+
 def _has_no_actor(record: "Record") -> bool:
     """Return whether somebody changed a row without saying who; a baseline is nobody's change."""
     if record.actor is None or record.source != "row" or record.action == "SNAPSHOT":
@@ -99,24 +118,57 @@ def _format_details(record: "Record") -> Iterator[Line]:
         yield ["    content erased; the seal remains"]
     elif record.source == "row":
         if record.action == "UPDATE":
-            old, new = record.old or {}, record.new or {}
-            width = max((len(printable(column, 40)) for column in record.changed), default=0)
-            for column in record.changed:
-                name = f"{printable(column, 40):<{width}}"
-                before, after = (_value(image.get(column)) for image in (old, new))
-                yield [f"    {name}  ", (before, "red"), " → ", (after, "green")]
+            yield from _format_changes(record)
+        else:
+            yield from _format_image(record.new or record.old or {})
     elif record.what:
         yield [f"    {printable(format_json(record.what), 2 * _VALUE_WIDTH)}"]
 
 
+def _format_changes(record: "Record") -> Iterator[Line]:
+    """Yield a line for each column that an UPDATE changed."""
+    old, new = record.old or {}, record.new or {}
+    names = [_text(column, _NAME_WIDTH) for column in record.changed]
+    width = max(map(len, names), default=0)
+    for column, name in zip(record.changed, names, strict=True):
+        before, after = (_value(image.get(column)) for image in (old, new))
+        yield [f"    {name:<{width}}  ", (before, "red"), " → ", (after, "green")]
+    if not names:
+        yield [("    no column changed", "dim")]
+
+
+def _format_image(image: Mapping[str, Any]) -> Iterator[Line]:
+    """Yield lines with the columns of a row and their values, as many on a line as fit."""
+    pairs = [f"{_text(column, _NAME_WIDTH)} {_value(value)}" for column, value in image.items()]
+    lines = 0
+    while pairs:
+        count = 1
+        while count < len(pairs) and len(_GAP.join(pairs[: count + 1])) <= _LINE_WIDTH:
+            count += 1
+        yield [f"    {_GAP.join(pairs[:count])}"]
+        pairs, lines = pairs[count:], lines + 1
+        if pairs and lines == _MOST_LINES:
+            yield [(f"    … and {format_count(len(pairs), 'more column')}: --json has them all", "dim")]
+            return
+
+
 def _value(value: object) -> str:
+    """Return a value of a row: ``NULL``, and no text looks like it."""
     if value is None:
-        return "null"
-    if value == "":
-        return '""'
-    if isinstance(value, str | Number):
+        return "NULL"
+    if isinstance(value, Number):
         return printable(value, _VALUE_WIDTH)
+    if isinstance(value, str):
+        return _text(value, _VALUE_WIDTH)
     return printable(format_json(value), _VALUE_WIDTH)
+
+
+def _text(text: str, limit: int) -> str:
+    """Return a text, cut to ``limit``; in quotes if it could be taken for something else, or for more than one."""
+    short = text if len(text) <= limit else text[: limit - 1] + "…"
+    if _LOOKS_ELSE.search(text):
+        short = json.dumps(short, ensure_ascii=False)
+    return printable(short)
 
 
 def _name(value: object) -> str:

@@ -35,10 +35,10 @@ def search(
     settings = load_settings(context)
 
     from pgseal.cli.output import print_text, say, zone_name
-    from pgseal.cli.records import format_records, read_sealed_size
+    from pgseal.cli.records import format_records, list_trails, read_sealed_size
     from pgseal.core.record import CATEGORIES
     from pgseal.postgres import connect
-    from pgseal.vault.search import Filters, resolve_relation
+    from pgseal.vault.search import Filters, check_trail, resolve_relation
     from pgseal.vault.search import search as search_vault
     from pgseal.vault.values import format_json
 
@@ -47,6 +47,8 @@ def search(
     since = None if since is None else parse_when(since, "--since", utc=utc)
     until = None if until is None else parse_when(until, "--until", utc=utc)
     with closing(connect(settings.vault.dsn.reveal(), side="vault")) as connection:
+        if trail is not None:
+            check_trail(connection, trail, list_trails(settings))
         relation = None if table is None else resolve_relation(connection, table)
         filters = Filters(actor, relation, action and action.upper(), category, since, until, text, trail)
         records, following = search_vault(connection, filters, limit=limit, cursor=cursor)

@@ -6,9 +6,9 @@ production is down.
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, LiteralString
 
 from psycopg import sql
 
@@ -19,7 +19,6 @@ from pgseal.vault.records import COLUMNS, Record, fetch_records, list_names
 
 _SIDE = "vault"
 _BATCH = 1000
-_UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -56,15 +55,9 @@ def resolve_relation(connection: Connection, text: str) -> str:
         return text
     name = name.lower() if _BARE.fullmatch(name) else name
     with translated_errors(_SIDE):
-        found = [
-            row[0]
-            for row in connection.execute(
-                "SELECT DISTINCT relation FROM vault.record WHERE relation LIKE %s ORDER BY relation",
-                ["%." + _escape_like(name)],
-            )
-        ]
-    # A name with a dot in it ends like another relation.
-    candidates = [relation for relation in found if _name_of(relation) == name]
+        # Capture begins with a TRACK record, and there is an index of these; all records are looked at in need only.
+        candidates = _find_relations(connection, name, "source = 'system' AND action = 'TRACK'")
+        candidates = candidates or _find_relations(connection, name, "true")
     if len(candidates) == 1:
         return candidates[0]
     if candidates:
@@ -73,6 +66,13 @@ def resolve_relation(connection: Connection, text: str) -> str:
         f"no sealed record is about a table {text!r}; pgseal status lists the tables, "
         "and pgseal seal --once seals what waits"
     )
+
+
+def _find_relations(connection: Connection, name: str, condition: LiteralString) -> list[str]:
+    query = sql.SQL("SELECT DISTINCT relation FROM vault.record WHERE relation LIKE %s AND {} ORDER BY relation")
+    rows = connection.execute(query.format(sql.SQL(condition)), ["%." + _escape_like(name)])
+    # A name with a dot in it ends like another relation.
+    return [row[0] for row in rows if _name_of(row[0]) == name]
 
 
 def find_record(connection: Connection, trail: str | None, record_id: int) -> Record:
@@ -92,19 +92,27 @@ def find_record(connection: Connection, trail: str | None, record_id: int) -> Re
             ).format(columns=COLUMNS),
             {"id": record_id, "trail": trail},
         )
-        trails = [row[0] for row in connection.execute("SELECT trail FROM vault.feed ORDER BY trail")]
     if len(records) > 1:
         choices = list_names([f"{record.trail}/{record.id}" for record in records])
         raise ConfigError(f"several trails have a record {record_id}: say which, {choices}")
     if records:
         return records[0]
-    if trail is not None and trail not in trails:
-        raise ConfigError(
-            f"the vault has no trail {trail!r}; it has {list_names(trails) or 'none yet: pgseal seal --once'}"
-        )
+    if trail is not None:
+        check_trail(connection, trail)
     raise ConfigError(
         f"no sealed record {'' if trail is None else trail + '/'}{record_id}; if it is new, pgseal seal --once seals it"
     )
+
+
+def check_trail(connection: Connection, trail: str, configured: Iterable[str] = ()) -> None:
+    """Raise ``ConfigError``, naming the trails there are, if ``trail`` has no sealed records and is not configured."""
+    with translated_errors(_SIDE):
+        sealed = [row[0] for row in connection.execute("SELECT trail FROM vault.feed ORDER BY trail")]
+    trails = list(dict.fromkeys([*sealed, *configured]))
+    if trail not in trails:
+        raise ConfigError(
+            f"there is no trail {trail!r}; there are {list_names(trails) or 'none yet: pgseal seal --once'}"
+        )
 
 
 def search(

@@ -1,0 +1,114 @@
+"""Reads the records about the rows of one table from the vault. Changes nothing.
+
+A record stands under the key that its row had before the change, the leading member of its data, and is found by it
+through an index. That an UPDATE gave a row its key is found by no index: keys hardly ever change, and an index would
+cost every UPDATE that is sealed. So the table's UPDATEs are looked through, of the time in question only.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import LiteralString
+
+import psycopg
+from psycopg import sql
+
+from pgseal.errors import ConfigError
+from pgseal.postgres import Connection
+from pgseal.vault.records import COLUMNS, Record, fetch_records
+
+# A record that was captured later is sealed later, but for those of one batch whose transactions were under way at the
+# same time: further apart than this they are not.
+_BATCH_LEAVES = 100_000
+_LAST_LEAF = 2**63 - 1
+
+# Both sides in jsonb's own text form; the hash finds, the head decides. An array of hashes, and no join: whatever the
+# planner thinks, it has nothing better than the index.
+_WANTED = sql.SQL(
+    "WITH wanted AS MATERIALIZED (SELECT k::jsonb::text AS key, '{{\"key\": ' || k::jsonb::text AS head "
+    "FROM unnest(%(keys)s::text[]) AS k) "
+)
+_UNDER_KEYS = sql.SQL(
+    "r.source = 'row' AND r.relation = %(relation)s AND vault.row_hash(r.relation, r.data) "
+    "= ANY (ARRAY(SELECT vault.row_hash(%(relation)s, head) FROM wanted)) "
+)
+_HEAD = sql.SQL("split_part(r.data, ', \"new\": ', 1)")
+_RECORDS = sql.SQL(
+    "{wanted} SELECT {columns} FROM vault.record AS r WHERE {under_keys} AND {head} IN (SELECT head FROM wanted) "
+    "AND r.trail = %(trail)s AND (r.action = 'TRUNCATE') = %(truncates)s ORDER BY r.incarnation, r.id"
+)
+_RECORDED = sql.SQL(
+    "{wanted} SELECT DISTINCT r.trail, wanted.key FROM vault.record AS r JOIN wanted ON wanted.head = {head} "
+    "WHERE {under_keys}"
+)
+# CASE, because PostgreSQL may look at conditions in any order: the text tells nearly all that are not meant, and only
+# what is left is parsed.
+_ARRIVALS = sql.SQL(
+    "SELECT {columns} FROM vault.record AS r WHERE r.source = 'row' AND r.action = 'UPDATE' "
+    "AND r.relation = %(relation)s AND r.trail = %(trail)s AND r.leaf_index BETWEEN %(first)s AND %(last)s "
+    "AND CASE WHEN {mentions} THEN r.data::jsonb -> 'new' @> ANY (%(keys)s::jsonb[]) "
+    "AND r.data::jsonb -> 'old' ?| %(columns)s::text[] END ORDER BY r.incarnation, r.id"
+)
+# How the first column of a key stands in an image.
+_MENTIONED: LiteralString = (
+    "SELECT DISTINCT to_json(name)::text || ': ' || value::text || ending FROM unnest(%s::text[]) AS k, "
+    "LATERAL (SELECT name, value FROM jsonb_each(k::jsonb) AS e(name, value) LIMIT 1) AS first, "
+    "unnest(ARRAY[',', '}']) AS ending"
+)
+_TRAILS: LiteralString = (
+    "SELECT DISTINCT trail FROM vault.record WHERE source = 'system' AND action = 'TRACK' AND relation = %s"
+)
+
+
+def find_trails(connection: Connection, relation: str) -> list[str]:
+    """Return the trails whose source tracks a relation, or did."""
+    return [row[0] for row in connection.execute(_TRAILS, [relation])]
+
+
+def find_recorded(connection: Connection, relation: str, keys: Sequence[str]) -> list[tuple[str, str]]:
+    """Return (trail, key) for those of ``keys`` (JSON texts) under which something is recorded.
+
+    Raises ``ConfigError`` if PostgreSQL cannot read a key.
+    """
+    query = _RECORDED.format(wanted=_WANTED.format(), head=_HEAD, under_keys=_UNDER_KEYS)
+    try:
+        return [(row[0], row[1]) for row in connection.execute(query, {"keys": list(keys), "relation": relation})]
+    except psycopg.DataError as error:
+        raise ConfigError(f"{relation} cannot have such a key: PostgreSQL does not take it as JSON") from error
+
+
+class RowReader:
+    """The records about the rows of ``relation`` in ``trail``; keys are JSON texts, records come in order of id."""
+
+    def __init__(self, connection: Connection, relation: str, trail: str) -> None:
+        """Read over ``connection``, to the vault."""
+        self._connection = connection
+        self._relation = relation
+        self._trail = trail
+
+    def read(self, key: str) -> list[Record]:
+        """Return the records under ``key``."""
+        return self._read_under(key, truncates=False)
+
+    def read_truncates(self) -> list[Record]:
+        """Return every TRUNCATE of the relation."""
+        return self._read_under("null", truncates=True)
+
+    def read_arrivals(self, keys: Sequence[str], gaps: Sequence[tuple[int, int]]) -> list[Record]:
+        """Return the UPDATEs that gave a row one of ``keys`` in one of the spans of leaves, and maybe some outside."""
+        mentioned = [row[0] for row in self._connection.execute(_MENTIONED, [list(keys)])]
+        tests = [sql.SQL("strpos(r.data, {}) > 0").format(sql.Literal(text)) for text in mentioned]
+        query = _ARRIVALS.format(columns=COLUMNS, mentions=sql.SQL(" OR ").join(tests) if tests else sql.SQL("false"))
+        return self._fetch(
+            query,
+            keys=list(keys),
+            columns=list(json.loads(keys[0])),
+            first=min(first for first, _ in gaps) - _BATCH_LEAVES,
+            last=min(max(last for _, last in gaps) + _BATCH_LEAVES, _LAST_LEAF),
+        )
+
+    def _read_under(self, key: str, *, truncates: bool) -> list[Record]:
+        query = _RECORDS.format(columns=COLUMNS, wanted=_WANTED.format(), head=_HEAD, under_keys=_UNDER_KEYS)
+        return self._fetch(query, keys=[key], truncates=truncates)
+
+    def _fetch(self, query: sql.Composed, **values: object) -> list[Record]:
+        return fetch_records(self._connection, query, {**values, "relation": self._relation, "trail": self._trail})

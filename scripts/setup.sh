@@ -3,7 +3,7 @@
 #
 #   run       .venv with pgseal (editable) and an embedded PostgreSQL
 #   dev       the same and the tools of `make check` and `make test`
-#   postgres  Debian's PostgreSQL 15 with pgaudit, if this is Debian 12 and we are root
+#   postgres  Debian's PostgreSQL 15 with pgaudit, and pgbouncer, if this is Debian 12 and we are root
 #
 # Every step does nothing, quickly, when it is done already. What is installed is exactly requirements/*.txt; a step is
 # repeated when that, the project's part of pyproject.toml or the place of the checkout has changed.
@@ -68,8 +68,8 @@ setup_venv() { # LOCK
 }
 
 setup_postgres() {
-  local home=/usr/lib/postgresql/15 packages=(postgresql-15 postgresql-15-pgaudit)
-  [ -x $home/bin/postgres ] && [ -e $home/lib/pgaudit.so ] && return
+  local home=/usr/lib/postgresql/15 packages=(postgresql-15 postgresql-15-pgaudit pgbouncer)
+  [ -x $home/bin/postgres ] && [ -e $home/lib/pgaudit.so ] && [ -x /usr/sbin/pgbouncer ] && return
   if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
     say "PostgreSQL 15 with pgaudit is not installed; its tests are skipped (as root: apt-get install ${packages[*]})"
     return
@@ -80,16 +80,18 @@ setup_postgres() {
     return
   fi
   say "installing ${packages[*]}"
-  # The tests run clusters of their own. Debian makes and starts a cluster `main` with every new server version:
-  # not while we install it; what is there already, and what others install later, stays as it is.
+  # The tests run servers of their own. Debian makes and starts a cluster `main` with every new server version, and a
+  # pgbouncer: not while we install them; what is there already, and what others install later, stays as it is.
   apt_get install -y --no-install-recommends postgresql-common
-  local no_main=/etc/postgresql-common/createcluster.d/pgseal-setup.conf
+  local no_main=/etc/postgresql-common/createcluster.d/pgseal-setup.conf no_start=/usr/sbin/policy-rc.d
+  [ ! -e $no_start ] || no_start=
   mkdir -p "${no_main%/*}"
-  # shellcheck disable=SC2064  # the name is known now
-  trap "rm -f $no_main" EXIT
+  # shellcheck disable=SC2064  # the names are known now
+  trap "rm -f $no_main $no_start" EXIT
   echo 'create_main_cluster = false' >"$no_main"
+  [ -z "$no_start" ] || { printf '#!/bin/sh\nexit 101\n' >"$no_start"; chmod 755 "$no_start"; }
   apt_get install -y --no-install-recommends "${packages[@]}"
-  rm -f "$no_main"
+  rm -f "$no_main" $no_start
   trap - EXIT
 }
 

@@ -3,6 +3,7 @@
 Migrations are the numbered ``.sql`` files of a package's ``sql`` folder. Idempotent; one transaction a call.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -127,6 +128,7 @@ def _ensure_roles(connection: Connection, side: str) -> None:
         ).fetchone()
         if may != (True,):
             _grant_membership(connection, role, side)
+    _grant_statistics(connection)
 
 
 def _grant_membership(connection: Connection, role: str, side: str) -> None:
@@ -139,6 +141,14 @@ def _grant_membership(connection: Connection, role: str, side: str) -> None:
         raise ConfigError(
             f"{side}: {user!r} is not a member of {role}; as a superuser: GRANT {role} TO {quote_name(user)}"
         ) from error
+
+
+def _grant_statistics(connection: Connection) -> None:
+    """Let the owner see when a backend began; where that is not ours to grant, records do without."""
+    may = connection.execute("SELECT pg_has_role(%s, 'pg_read_all_stats', 'USAGE')", [OWNER]).fetchone()
+    if may != (True,):
+        with contextlib.suppress(psycopg.errors.InsufficientPrivilege), connection.transaction():
+            connection.execute(sql.SQL("GRANT pg_read_all_stats TO {}").format(sql.Identifier(OWNER)))
 
 
 def _check_may_create(connection: Connection, side: str, *, needed: bool) -> None:

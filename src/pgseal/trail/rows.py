@@ -25,9 +25,10 @@ DATA_TEXT: LiteralString = (
 )
 _HEAD: LiteralString = (
     "r.source::text, r.category::text, r.action::text, r.outcome::text, r.relation::text, r.session_role::text, "
-    "r.effective_role::text, r.application::text, host(r.address), r.pid::text, r.claimed::text"
+    "r.effective_role::text, r.authenticated_role::text, r.application::text, host(r.address), r.pid::text, "
+    "r.backend_start::text, r.claimed::text"
 )
-_HEAD_COLUMNS = 11
+_HEAD_COLUMNS = 13
 _FACTS = 5  # source to relation
 RECORD_COLUMNS: LiteralString = "r.id, r.xid, r.recorded_at, " + _HEAD + ", " + DATA_TEXT
 #: The casts make the form certain, whatever the columns were altered to.
@@ -123,18 +124,22 @@ class BinaryHeadCache(HeadCache):
 def format_actor(
     session_role: str | None,
     effective_role: str | None,
+    authenticated_role: str | None,
     application: str | None,
     address: str | None,
     pid: str | None,
+    backend_start: str | None,
     claimed: str | None,
 ) -> str:
     """Write the actor part; members that say nothing are left out, ``claimed`` keeps jsonb's own text."""
     said: dict[str, str | int | None] = {
         "role": session_role,
         "set_role": effective_role,
+        "authenticated": authenticated_role,
         "application": application,
         "address": address,
         "pid": int(pid) if pid else None,
+        "backend_start": backend_start,
     }
     text = json.dumps({name: value for name, value in said.items() if value is not None}, ensure_ascii=False)
     if claimed is None:

@@ -31,6 +31,8 @@ CREATE TABLE audit.record (
     data           jsonb,
     session_role   text        NOT NULL,
     effective_role text,
+    authenticated_role text,
+    backend_start  timestamptz,
     application    text,
     address        inet,
     claimed        jsonb
@@ -41,7 +43,9 @@ COMMENT ON COLUMN audit.record.new IS 'INSERT, UPDATE, SNAPSHOT: the whole row';
 COMMENT ON COLUMN audit.record.data IS 'what a record that is no row change says';
 COMMENT ON COLUMN audit.record.session_role IS 'session_user';
 COMMENT ON COLUMN audit.record.effective_role IS 'role after SET ROLE, when set';
-COMMENT ON COLUMN audit.record.claimed IS 'what the application claims in audit.set_context';
+COMMENT ON COLUMN audit.record.authenticated_role IS 'who logged in, also after SET SESSION AUTHORIZATION';
+COMMENT ON COLUMN audit.record.backend_start IS 'together with pid names the session; NULL where pgseal_owner lacks pg_read_all_stats';
+COMMENT ON COLUMN audit.record.claimed IS 'what the application claims: audit.set_context, PostgREST, Hasura';
 CREATE INDEX record_id_ix ON audit.record (id);
 REVOKE UPDATE, DELETE, TRUNCATE ON audit.record FROM pgseal_owner;
 
@@ -150,13 +154,81 @@ END
 $pgseal$;
 COMMENT ON FUNCTION audit.set_context(jsonb) IS 'says who is acting, until the end of this transaction';
 
--- The context, if it was set in this transaction; otherwise NULL.
-CREATE FUNCTION audit.claimed(context text) RETURNS jsonb
-LANGUAGE sql STABLE
+-- What gateways say without being asked: PostgREST and Supabase (request.jwt.claims, formerly request.jwt.claim.*),
+-- Hasura (hasura.user). They set it for the transaction; that nobody else did cannot be told, so it is a claim.
+CREATE FUNCTION audit.claimed_by_gateway() RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $pgseal$
+DECLARE
+    jwt    text := current_setting('request.jwt.claims', true);
+    sub    text := current_setting('request.jwt.claim.sub', true);
+    hasura text := current_setting('hasura.user', true);
+    said   jsonb;
+BEGIN
+    IF jwt <> '' THEN
+        said := jwt::jsonb;
+        RETURN jsonb_build_object('actor', left(said ->> 'sub', 1024), 'role', left(said ->> 'role', 1024), 'via', 'request.jwt.claims');
+    ELSIF sub <> '' THEN
+        RETURN jsonb_build_object('actor', left(sub, 1024), 'role', left(current_setting('request.jwt.claim.role', true), 1024),
+                                  'via', 'request.jwt.claim.sub');
+    ELSIF hasura <> '' THEN
+        said := hasura::jsonb;
+        RETURN jsonb_build_object('actor', left(said ->> 'x-hasura-user-id', 1024), 'role', left(said ->> 'x-hasura-role', 1024),
+                                  'via', 'hasura.user');
+    END IF;
+    RETURN NULL;
+EXCEPTION WHEN data_exception THEN
+    RETURN '{"via": "unreadable"}';  -- not our JSON, and no reason to fail somebody's write
+END
+$pgseal$;
+
+-- What is claimed in this transaction; NULL if nothing is. A context left behind by another transaction is none.
+CREATE FUNCTION audit.claimed() RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $pgseal$
+DECLARE
+    context text := current_setting('pgseal.context', true);
+    mark    text := audit.transaction_mark();
+    gateway jsonb := jsonb_strip_nulls(audit.claimed_by_gateway());
+BEGIN
+    -- Written past set_context it could be longer.
+    IF starts_with(context, mark) AND octet_length(context) <= 16384 + octet_length(mark) THEN
+        RETURN coalesce(gateway, '{}') || substr(context, length(mark) + 1)::jsonb;
+    END IF;
+    RETURN gateway;
+END
+$pgseal$;
+
+-- The actor that a claim names, as text or as an object with an id; NULL if it names none.
+CREATE FUNCTION audit.claimed_actor(claim jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE
 BEGIN ATOMIC
-    SELECT CASE WHEN pg_catalog.starts_with(context, audit.transaction_mark())
-        THEN pg_catalog.substr(context, pg_catalog.length(audit.transaction_mark()) + 1)::jsonb END;
+    SELECT NULLIF(CASE pg_catalog.jsonb_typeof(claim OPERATOR(pg_catalog.->) 'actor')
+        WHEN 'object' THEN claim OPERATOR(pg_catalog.#>>) '{actor,id}'
+        ELSE claim OPERATOR(pg_catalog.->>) 'actor' END, '');
 END;
+
+-- Two facts about this session. IMMUTABLE is meant as "for the life of a plan": plans belong to one session, and within
+-- it these facts do not change. So they are read once, and nothing that a session can set gets in their way.
+CREATE FUNCTION audit.authenticated_role() RETURNS text
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $pgseal$
+BEGIN
+    RETURN (SELECT r.rolname FROM pg_stat_get_activity(pg_backend_pid()) AS a JOIN pg_roles AS r ON r.oid = a.usesysid);
+END
+$pgseal$;
+
+CREATE FUNCTION audit.backend_start() RETURNS timestamptz
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $pgseal$
+BEGIN
+    RETURN (SELECT a.backend_start FROM pg_stat_get_activity(pg_backend_pid()) AS a);
+END
+$pgseal$;
 
 -- Keyed hash of a masked value: HMAC-SHA-256 (RFC 2104) in lower-case hex, without pgcrypto.
 CREATE FUNCTION audit.mask_hash(value text) RETURNS text
@@ -166,6 +238,26 @@ BEGIN ATOMIC
         k.inner_pad OPERATOR(pg_catalog.||) pg_catalog.convert_to(value, 'UTF8'))), 'hex')
     FROM audit.mask_key AS k;
 END;
+
+-- Writes one record that is no row change, in the name of whoever is acting; not for callers from outside.
+CREATE FUNCTION audit.append(source text, category text, action text, outcome text, relation text, data jsonb, claimed jsonb)
+RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $pgseal$
+DECLARE
+    -- Before the id is drawn: the feed relies on ids of a transaction being younger than its xid.
+    own_xid   xid8 := pg_current_xact_id();
+    record_id bigint := nextval('audit.record_id_seq');
+BEGIN
+    INSERT INTO audit.record (id, recorded_at, xid, pid, source, category, action, outcome, relation, data, session_role,
+                              effective_role, authenticated_role, backend_start, application, address, claimed)
+    VALUES (record_id, clock_timestamp(), own_xid, pg_backend_pid(), source, category, action, outcome, relation, data,
+            session_user, nullif(current_setting('role'), 'none'), audit.authenticated_role(), audit.backend_start(),
+            nullif(current_setting('application_name'), ''), inet_client_addr(), claimed);
+    RETURN record_id;
+END
+$pgseal$;
 
 -- Application events ------------------------------------------------------------------------------------
 
@@ -178,10 +270,6 @@ CREATE FUNCTION audit.record_event(
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $pgseal$
-DECLARE
-    -- Before the id is drawn: the feed relies on ids of a transaction being younger than its xid.
-    own_xid   xid8 := pg_current_xact_id();
-    record_id bigint := nextval('audit.record_id_seq');
 BEGIN
     IF action IS NULL OR action !~ '^[A-Z][A-Z0-9_]{0,62}$' THEN
         RAISE EXCEPTION 'pgseal: action must match [A-Z][A-Z0-9_]{0,62}, got %', quote_nullable(action)
@@ -205,12 +293,7 @@ BEGIN
         RAISE EXCEPTION 'pgseal: data is % bytes, at most 65536 are kept', octet_length(data::text)
             USING ERRCODE = 'program_limit_exceeded';
     END IF;
-    INSERT INTO audit.record (id, recorded_at, xid, pid, source, category, action, outcome, data,
-                              session_role, effective_role, application, address, claimed)
-    VALUES (record_id, clock_timestamp(), own_xid, pg_backend_pid(), 'app', category, action, outcome, data,
-            session_user, nullif(current_setting('role'), 'none'), nullif(current_setting('application_name'), ''),
-            inet_client_addr(), audit.claimed(current_setting('pgseal.context', true)));
-    RETURN record_id;
+    RETURN audit.append('app', category, action, outcome, NULL, data, audit.claimed());
 END
 $pgseal$;
 COMMENT ON FUNCTION audit.record_event(text, jsonb, text, text) IS 'records an application event in this transaction';
@@ -221,15 +304,8 @@ CREATE FUNCTION audit.capture_truncate() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $pgseal$
-DECLARE
-    own_xid xid8 := pg_current_xact_id();
 BEGIN
-    INSERT INTO audit.record (id, recorded_at, xid, pid, source, category, action, outcome, relation,
-                              session_role, effective_role, application, address, claimed)
-    VALUES (nextval('audit.record_id_seq'), clock_timestamp(), own_xid, pg_backend_pid(), 'row', 'data_modification',
-            'TRUNCATE', 'success', TG_ARGV[0], session_user, nullif(current_setting('role'), 'none'),
-            nullif(current_setting('application_name'), ''), inet_client_addr(),
-            audit.claimed(current_setting('pgseal.context', true)));
+    PERFORM audit.append('row', 'data_modification', 'TRUNCATE', 'success', TG_ARGV[0], NULL, audit.claimed());
     RETURN NULL;
 END
 $pgseal$;
@@ -240,16 +316,8 @@ RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $pgseal$
-DECLARE
-    own_xid   xid8 := pg_current_xact_id();
-    record_id bigint := nextval('audit.record_id_seq');
 BEGIN
-    INSERT INTO audit.record (id, recorded_at, xid, pid, source, category, action, outcome, relation, data,
-                              session_role, effective_role, application, address)
-    VALUES (record_id, clock_timestamp(), own_xid, pg_backend_pid(), 'system', category, action, 'success', relation,
-            data, session_user, nullif(current_setting('role'), 'none'),
-            nullif(current_setting('application_name'), ''), inet_client_addr());
-    RETURN record_id;
+    RETURN audit.append('system', category, action, 'success', relation, data, NULL);
 END
 $pgseal$;
 

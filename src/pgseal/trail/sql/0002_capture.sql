@@ -160,10 +160,11 @@ BEGIN
     END;
     RETURN format(
         'INSERT INTO audit.record (id, recorded_at, xid, pid, source, category, action, outcome, relation, key, old, new, '
-        'session_role, effective_role, application, address, claimed) SELECT '
+        'session_role, effective_role, authenticated_role, backend_start, application, address, claimed) SELECT '
         'CASE WHEN pg_current_xact_id() IS NOT NULL THEN nextval(''audit.record_id_seq'') END, clock_timestamp(), '
         'pg_current_xact_id(), pg_backend_pid(), ''row'', ''data_modification'', %L, ''success'', %L, %s, %s, %s, '
-        'session_user, nullif(current_setting(''role''), ''none''), nullif(current_setting(''application_name''), ''''), '
+        'session_user, nullif(current_setting(''role''), ''none''), audit.authenticated_role(), audit.backend_start(), '
+        'nullif(current_setting(''application_name''), ''''), '
         'inet_client_addr(), $1 FROM %s',
         action,
         audit.format_relation(relation),

@@ -85,3 +85,31 @@ def test_a_number_spelled_anew_stays_one_row(deployment, database):
         found = deployment.call("history", "t0", typed)
         assert [record["new"]["note"] for record in found] == ["it", "again", "and again"]
         assert {number for record in found for number in record.get("rows", [1])} == {1}
+
+
+def test_a_key_that_a_row_was_only_given_is_found_however_it_is_typed(deployment, database):
+    query(database, "UPDATE t1 SET k = 9")
+    query(database, "UPDATE t8 SET k = '2027-01-01 00:00Z'")
+    query(database, "UPDATE pair SET a = 2")
+    deployment.seal()
+
+    for table, typed in (
+        ("t1", "9"),
+        ("t1", "9.0"),
+        ("t8", "2027-01-01 00:00"),
+        ("pair", '{"a": 2, "b": "2026-11-23 09:14Z"}'),
+    ):
+        found = deployment.call("history", table, typed)
+        assert [record["action"] for record in found] == ["SNAPSHOT", "UPDATE"], f"{table}: {typed}"
+
+
+def test_a_key_that_could_be_several_recorded_ones_is_refused_and_they_are_named(deployment, database):
+    for text in ("0.1", "0.1000000001", "0.25"):
+        query(database, "INSERT INTO code VALUES (%s, 'float of one size or the other')", text)
+    deployment.seal()
+
+    with deployment.start("history", "code", "1.000000001e-1") as process:
+        _, errors = process.communicate()
+    assert process.returncode == 2
+    assert '{"k": "0.1"}' in errors
+    assert '{"k": "0.1000000001"}' in errors

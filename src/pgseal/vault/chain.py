@@ -14,11 +14,9 @@ other, at the same key. ``Links`` finds these pairs among everything that happen
 - A TRUNCATE ends every row that is there.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from pgseal.vault.records import Record
-from pgseal.vault.values import format_json
 
 _NEVER = 2**63 - 1
 
@@ -26,33 +24,6 @@ _NEVER = 2**63 - 1
 def place_of(record: Record) -> tuple[int, int]:
     """Return where a record stands in its trail."""
     return record.incarnation, record.id
-
-
-def format_key(key: Mapping[str, Any]) -> str:
-    """Return one text for one key as it is spelled; 1.5 and 1.50 are two."""
-    return format_json(dict(sorted(key.items())))
-
-
-def find_key_before(record: Record) -> str | None:
-    """Return the key of the row that a record starts from; None if it starts from none, or names none."""
-    if record.action not in {"UPDATE", "DELETE", "SNAPSHOT"} or record.key is None:
-        return None
-    return format_key(record.key)
-
-
-def find_key_after(record: Record) -> str | None:
-    """Return the key of the row that a record leaves; None if it leaves none, or names none."""
-    key, new = record.key, record.new
-    if key is None or record.action not in {"INSERT", "SNAPSHOT", "UPDATE"}:
-        return None
-    if record.action == "UPDATE" and new is not None and not set(key).isdisjoint(record.changed):
-        key = {column: new.get(column) for column in key}
-    return format_key(key)
-
-
-def changes_key(record: Record) -> bool:
-    """Return whether a record is an UPDATE that gave the row another key."""
-    return record.action == "UPDATE" and find_key_before(record) != find_key_after(record)
 
 
 class Links:
@@ -86,9 +57,9 @@ class Links:
             self._note_gap(record.leaf_index)
             self.after.update(dict.fromkeys(self._left, record))
             self._left.clear()
-        elif find_key_before(record) == self._key:
+        elif record.key_before == self._key:
             self._take_up(record)
-        if find_key_after(record) == self._key:
+        if record.key_after == self._key:
             self._leave(record)
         self._note_presence(record)
 

@@ -17,12 +17,12 @@ from psycopg import sql
 
 from pgseal.errors import ConfigError, FormatError
 from pgseal.postgres import Connection, translated_errors
-from pgseal.vault.chain import format_key, place_of
+from pgseal.vault.chain import place_of
 from pgseal.vault.keys import TypedKey
 from pgseal.vault.lineage import Lineages, Row
 from pgseal.vault.records import COLUMNS, Record, fetch_records, list_names
 from pgseal.vault.row_records import RowReader, find_recorded, find_trails
-from pgseal.vault.values import parse_part
+from pgseal.vault.values import format_key, parse_part
 
 _SIDE = "vault"
 

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from pgseal.vault.chain import Links, changes_key, find_key_after, find_key_before, place_of
+from pgseal.vault.chain import Links, place_of
 from pgseal.vault.records import Record
 from pgseal.vault.row_records import RowReader
 
@@ -25,8 +25,9 @@ class Lineages:
     def find_rows(self, keys: Sequence[str]) -> list[Row]:
         """Return every row that ever had one of ``keys`` (as ``format_key`` writes them), each oldest record first."""
         records = [record for key in keys for record in self._read(key)]
-        for record in filter(changes_key, records):
-            self._note_arrival(record)
+        for record in records:
+            if record.changes_key:
+                self._note_arrival(record)
         gaps = {key: self._link(key).gaps for key in keys}
         if any(gaps.values()):
             self._scan([key for key in keys if gaps[key]], [gap for key in keys for gap in gaps[key]])
@@ -35,7 +36,7 @@ class Lineages:
 
     def find_row(self, record: Record) -> Row:
         """Return the row that ``record``, which has a key, is about."""
-        if changes_key(record):
+        if record.changes_key:
             self._note_arrival(record)
         return self._collect([record])[0]
 
@@ -63,17 +64,17 @@ class Lineages:
         return [*reversed(earlier), *later[1:]]
 
     def _find_before(self, record: Record) -> Record | None:
-        key = find_key_before(record)
+        key = record.key_before
         if key is None:
             return None
         self._explain(key, record)
         return self._link(key).before.get(record.leaf_index)
 
     def _find_after(self, record: Record) -> Record | None:
-        key = find_key_after(record)
+        key = record.key_after
         if key is None:
             return None
-        if changes_key(record):
+        if record.changes_key:
             self._note_arrival(record)
         after = self._link(key).after.get(record.leaf_index)
         if after is not None:
@@ -92,7 +93,7 @@ class Lineages:
             self._note_arrival(arrival)
 
     def _note_arrival(self, record: Record) -> None:
-        key = find_key_after(record)
+        key = record.key_after
         if key is not None and record.leaf_index not in self._arrivals[key]:
             self._arrivals[key][record.leaf_index] = record
             self._links.pop(key, None)

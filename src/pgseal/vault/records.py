@@ -9,7 +9,7 @@ from psycopg import sql
 
 from pgseal.errors import FormatError
 from pgseal.postgres import Connection
-from pgseal.vault.values import parse_part
+from pgseal.vault.values import format_key, parse_part
 
 _SHOWN = 8
 
@@ -73,6 +73,28 @@ class Record:
     def changed(self) -> list[str]:
         """Names of the columns that an UPDATE changed."""
         return list(self._member("old") or ()) if self.action == "UPDATE" else []
+
+    @cached_property
+    def key_before(self) -> str | None:
+        """The key, as ``format_key`` writes it, of the row that a record starts from; None if it names none."""
+        if self.action not in {"UPDATE", "DELETE", "SNAPSHOT"} or self.key is None:
+            return None
+        return format_key(self.key)
+
+    @cached_property
+    def key_after(self) -> str | None:
+        """The key of the row that a record leaves; None if it leaves none, or names none."""
+        key, new = self.key, self.new
+        if key is None or self.action not in {"INSERT", "SNAPSHOT", "UPDATE"}:
+            return None
+        if self.action == "UPDATE" and new is not None and not set(key).isdisjoint(self.changed):
+            key = {column: new.get(column) for column in key}
+        return format_key(key)
+
+    @property
+    def changes_key(self) -> bool:
+        """Whether this is an UPDATE that gave the row another key."""
+        return self.action == "UPDATE" and self.key_before != self.key_after
 
     def _member(self, name: str) -> Mapping[str, Any] | None:
         value = self.what.get(name) if self.source == "row" else None

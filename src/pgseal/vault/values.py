@@ -44,5 +44,10 @@ def format_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def format_key(key: Mapping[str, Any]) -> str:
+    """Return one text for one key as it is spelled; 1.5 and 1.50 are two."""
+    return format_json(dict(sorted(key.items())))
+
+
 def _refuse(constant: str) -> object:
     raise ValueError(constant)

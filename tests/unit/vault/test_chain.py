@@ -6,9 +6,9 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgseal.vault.chain import Links, find_key_after, find_key_before, format_key
+from pgseal.vault.chain import Links
 from pgseal.vault.records import Record
-from pgseal.vault.values import Number
+from pgseal.vault.values import Number, format_key
 
 Image = dict[str, int]
 
@@ -30,10 +30,10 @@ def record(record_id: int, xid: int, before: Image | None, after: Image | None) 
 
 def follow(records: list[Record]) -> dict[int, int]:
     """The ids of the records that follow each other, over all keys."""
-    keys = {key for one in records for key in (find_key_before(one), find_key_after(one)) if key}
+    keys = {key for one in records for key in (one.key_before, one.key_after) if key}
     followers: dict[int, int] = {}
     for key in keys:
-        here = [one for one in records if key in (find_key_before(one), find_key_after(one)) or not one.key]
+        here = [one for one in records if key in (one.key_before, one.key_after) or not one.key]
         links = Links(key, here)
         for former, following in links.after.items():
             assert following.action == "TRUNCATE" or links.before[following.id].id == former
@@ -85,8 +85,8 @@ def test_rows_are_followed_through_keys_and_captured_disorder(story):
 @given(stories(st.integers(1, 2)))
 def test_versions_that_repeat_make_no_circle_at_a_key(story):
     records, _ = story
-    for key in {find_key_after(one) for one in records} - {None}:
-        here = [one for one in records if key in (find_key_before(one), find_key_after(one))]
+    for key in {one.key_after for one in records} - {None}:
+        here = [one for one in records if key in (one.key_before, one.key_after)]
         links = Links(key, here)
         for one in here:
             step, steps = one, 0

@@ -8,7 +8,8 @@ import pytest
 from tests.docs.markdown import ROOT, blocks
 
 from pgseal.postgres import connect, install_schema
-from pgseal.trail.track import TableRule, track
+from pgseal.trail.capture import TableRule
+from pgseal.trail.track import track
 
 PAGE = ROOT / "docs" / "reference" / "sql-api.md"
 

@@ -9,7 +9,8 @@ import pytest
 from pgseal.postgres import connect, install_schema
 from pgseal.trail.capture import TRIGGERS, TableRule
 from pgseal.trail.health import read_disabled_triggers, read_drift
-from pgseal.trail.track import list_tracked, track
+from pgseal.trail.registry import list_tracked
+from pgseal.trail.track import track
 
 KINDS = {
     "statement": "CREATE TABLE t (id int PRIMARY KEY, a int, b text, secret text, photo text)",

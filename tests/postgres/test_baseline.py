@@ -9,7 +9,8 @@ import pytest
 from pgseal.errors import ConfigError
 from pgseal.postgres import connect, install_schema
 from pgseal.trail.capture import TableRule
-from pgseal.trail.track import list_tracked, track, untrack
+from pgseal.trail.registry import list_tracked
+from pgseal.trail.track import track, untrack
 
 
 @pytest.fixture

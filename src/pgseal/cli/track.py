@@ -127,7 +127,7 @@ def _choose(connection: "Connection", texts: Sequence[str]) -> "tuple[list[Table
     A table named outright that cannot be tracked is an error.
     """
     from pgseal.trail.catalog import read_table, resolve_relations
-    from pgseal.trail.track import list_tracked
+    from pgseal.trail.registry import list_tracked
 
     known = {tracked.relation for tracked in list_tracked(connection) if tracked.baseline != "pending"}
     tables: dict[str, Table] = {}
@@ -154,7 +154,8 @@ def _refuse_tracked(relation: str, known: set[str]) -> None:
 
 def _check(policies: "Sequence[tuple[Table, TablePolicy]]") -> None:
     """Refuse before anything is changed what would be refused later."""
-    from pgseal.trail.track import TableRule, check_rule
+    from pgseal.trail.capture import TableRule
+    from pgseal.trail.track import check_rule
 
     for table, policy in policies:
         check_rule(table, TableRule(policy.exclude, policy.mask))
@@ -175,7 +176,7 @@ def _apply(
     """
     from pgseal.cli.output import show_progress
     from pgseal.settings import edit_tables
-    from pgseal.trail.track import TableRule
+    from pgseal.trail.capture import TableRule
     from pgseal.trail.track import track as track_table
 
     side, dsn = f"source {source.name!r}", source.admin_dsn.reveal()
@@ -199,7 +200,7 @@ def _apply(
 def _forget_untracked(settings: "Settings", source: "Source", relations: Sequence[str]) -> None:
     from pgseal.postgres import connect
     from pgseal.settings import edit_tables
-    from pgseal.trail.track import list_tracked
+    from pgseal.trail.registry import list_tracked
 
     with closing(connect(source.admin_dsn.reveal(), side=f"source {source.name!r}")) as connection:
         tracked = {table.relation for table in list_tracked(connection)}

@@ -34,7 +34,7 @@ def untrack(
     from pgseal.postgres import connect, translated_errors
     from pgseal.settings import edit_tables
     from pgseal.trail.catalog import resolve_relations
-    from pgseal.trail.track import list_tracked
+    from pgseal.trail.registry import list_tracked
     from pgseal.trail.track import untrack as untrack_table
 
     side, dsn = f"source {where.name!r}", where.admin_dsn.reveal()

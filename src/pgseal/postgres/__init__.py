@@ -11,7 +11,7 @@ from pgseal.postgres.connection import (
     read_identity,
     translated_errors,
 )
-from pgseal.postgres.schema import InstalledSchema, install_schema, read_version
+from pgseal.postgres.schema import InstalledSchema, install_schema, load_migrations, read_version
 
 __all__ = [
     "OUTPUT_SETTINGS",
@@ -22,6 +22,7 @@ __all__ = [
     "copy_lines",
     "copy_messages",
     "install_schema",
+    "load_migrations",
     "quote_name",
     "read_identity",
     "read_version",

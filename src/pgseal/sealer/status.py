@@ -20,7 +20,7 @@ from pgseal.settings import Settings, Source
 from pgseal.trail.capture import TableRule
 from pgseal.trail.feed import PollFeed
 from pgseal.trail.health import read_disabled_triggers, read_drift, read_partition_end
-from pgseal.trail.track import list_tracked
+from pgseal.trail.registry import list_tracked
 from pgseal.vault.store import VaultStore
 
 _STALE_SECONDS = 10.0

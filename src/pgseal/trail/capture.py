@@ -104,10 +104,16 @@ def format_capture(table: Table, rule: TableRule, layout: str) -> Iterable[sql.C
     )
 
 
+def generated_names(relation: str) -> tuple[str, str]:
+    """Name the function and the type in schema audit that belong to one relation."""
+    return capture_name(relation), object_name("image", relation)
+
+
 def format_removal(relation: str) -> Iterable[sql.Composed]:
     """Write the statements that drop what ``format_capture`` made; the triggers must be gone."""
-    yield sql.SQL("DROP FUNCTION IF EXISTS {}()").format(sql.Identifier("audit", capture_name(relation)))
-    yield sql.SQL("DROP TYPE IF EXISTS {}").format(sql.Identifier("audit", object_name("image", relation)))
+    function, image = generated_names(relation)
+    yield sql.SQL("DROP FUNCTION IF EXISTS {}()").format(sql.Identifier("audit", function))
+    yield sql.SQL("DROP TYPE IF EXISTS {}").format(sql.Identifier("audit", image))
 
 
 def format_snapshot_insert(

@@ -121,28 +121,22 @@ class BinaryHeadCache(HeadCache):
         return split_fields(head, _HEAD_COLUMNS, source="trail row")
 
 
-def format_actor(
-    session_role: str | None,
-    effective_role: str | None,
-    authenticated_role: str | None,
-    application: str | None,
-    address: str | None,
-    pid: str | None,
-    backend_start: str | None,
-    claimed: str | None,
-) -> str:
-    """Write the actor part; members that say nothing are left out, ``claimed`` keeps jsonb's own text."""
-    said: dict[str, str | int | None] = {
-        "role": session_role,
-        "set_role": effective_role,
-        "authenticated": authenticated_role,
-        "application": application,
-        "address": address,
-        "pid": int(pid) if pid else None,
-        "backend_start": backend_start,
+_ACTOR = ("role", "set_role", "authenticated", "application", "address", "pid", "backend_start")
+
+
+def format_actor(*fields: str | None) -> str:
+    """Write the actor part from its columns, ``_ACTOR`` and the claim; members that say nothing are left out.
+
+    The claim keeps jsonb's own text.
+    """
+    *facts, claimed = fields
+    said = {
+        name: int(value) if name == "pid" else value
+        for name, value in zip(_ACTOR, facts, strict=True)
+        if value is not None
     }
-    text = json.dumps({name: value for name, value in said.items() if value is not None}, ensure_ascii=False)
+    text = json.dumps(said, ensure_ascii=False)
     if claimed is None:
         return text
-    comma = ", " if text != "{}" else ""
+    comma = ", " if said else ""
     return f'{text[:-1]}{comma}"claimed": {claimed}}}'

@@ -1,0 +1,77 @@
+"""SNAPSHOT records of the rows that stood in a table before it was captured.
+
+The rows are read in a snapshot that is exported while the installing lock is held, so writers wait for the DDL only,
+however large the table; everything written after the lock is captured by the triggers.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from pgseal.postgres import Connection
+from pgseal.trail.capture import TableRule, format_snapshot_insert
+from pgseal.trail.catalog import Table, TablePart, read_parts
+
+Progress = Callable[[int, int], None]
+
+_PAGES_AT_ONCE = 1024
+# Upper bound of rows on a page of 32 KiB, the largest: each takes a line pointer and a header, 28 bytes.
+_ROWS_ON_A_PAGE = 1170
+# Ids that others could draw between the two halves of one expression: far more than anyone can.
+_ID_MARGIN = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """Where the rows that stood before are, and the block of ids reserved for them."""
+
+    parts: Sequence[TablePart]
+    first_id: int
+
+
+def begin_reading(reader: Connection) -> None:
+    """Begin the transaction that will read the rows; locks may be taken in it, nothing else."""
+    reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+
+
+def take_snapshot(writer: Connection, reader: Connection) -> None:
+    """Give ``reader`` the snapshot that ``writer`` has now, with the tables locked, and an xid.
+
+    The feed relies on ids being younger than the xid of the transaction that writes them, and replay on a baseline
+    standing before everything captured since the lock: so first the xid, then ids (``reserve``), while writers are out.
+    """
+    row = writer.execute("SELECT pg_export_snapshot()").fetchone()
+    assert row is not None  # noqa: S101  it always gives a row
+    reader.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(row[0])))
+    reader.execute("SELECT pg_current_xact_id()")
+
+
+def reserve(writer: Connection, table: Table) -> Baseline:
+    """Take ids out of the sequence for every row that can be there; the role has to be the schema's owner."""
+    parts = read_parts(writer, table)
+    count = sum(part.pages for part in parts) * _ROWS_ON_A_PAGE
+    row = writer.execute(
+        "SELECT setval('audit.record_id_seq', nextval('audit.record_id_seq') + %s)", [_ID_MARGIN + count]
+    ).fetchone()
+    assert row is not None  # noqa: S101  it always gives a row
+    return Baseline(parts, int(row[0]) - count)
+
+
+def record_rows(reader: Connection, table: Table, rule: TableRule, baseline: Baseline, progress: Progress) -> int:
+    """Write the SNAPSHOT records in the reader's transaction; returns how many."""
+    # A row security policy must be an error here, not a filter.
+    reader.execute("SET LOCAL row_security = off")
+    total = sum(part.pages for part in baseline.parts)
+    rows = done = 0
+    for part in baseline.parts:
+        for begin in range(0, part.pages, _PAGES_AT_ONCE):
+            end = begin + _PAGES_AT_ONCE
+            rows += reader.execute(
+                format_snapshot_insert(
+                    table, part, rule, first_id=baseline.first_id + rows, first_page=begin, end_page=end
+                ),
+            ).rowcount
+            progress(done + min(end, part.pages), total)
+        done += part.pages
+    return rows

@@ -1,0 +1,95 @@
+"""``audit.tracked``: which tables are captured, how, and what was known of them when capture was made."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from psycopg import sql
+
+from pgseal.postgres import Connection
+from pgseal.trail.capture import TableRule, capture_name
+from pgseal.trail.catalog import Table
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedTable:
+    """One tracked table as the registry has it; ``rows`` is the number of SNAPSHOT records just made."""
+
+    relation: str
+    rule: TableRule
+    baseline: str
+    rows: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """What the registry says of a table that is there; ``rule`` names hidden columns as they are called now."""
+
+    oid: int
+    relation: str
+    mode: Literal["row", "statement"]
+    baseline: str
+    rule: TableRule
+    is_altered: bool
+
+
+def list_tracked(connection: Connection) -> list[TrackedTable]:
+    """List the registry, by name."""
+    rows = connection.execute(
+        "SELECT relation, exclude, mask, baseline FROM audit.tracked ORDER BY relation"
+    ).fetchall()
+    return [TrackedTable(relation, TableRule(exclude, mask), baseline) for relation, exclude, mask, baseline in rows]
+
+
+def find_registered(connection: Connection, table: Table) -> Registered | None:
+    """Return the entry of a table, by its oid or else its name."""
+    # A hidden column is known by its number, so it is found under its new name, too; a table made anew has other ones.
+    row = connection.execute(
+        """
+        SELECT t.table_oid::bigint, t.relation, t.mode, t.baseline,
+            CASE WHEN t.table_oid <> %(oid)s THEN t.exclude ELSE ARRAY(
+                SELECT c.name FROM audit.live_columns(%(oid)s) c WHERE c.number = ANY (t.exclude_numbers)) END,
+            CASE WHEN t.table_oid <> %(oid)s THEN t.mask ELSE coalesce((
+                SELECT jsonb_object_agg(c.name, t.mask_numbers -> c.number::text) FROM audit.live_columns(%(oid)s) c
+                WHERE t.mask_numbers ? c.number::text), '{}') END,
+            audit.layout(t.table_oid) IS DISTINCT FROM t.layout
+        FROM audit.tracked t WHERE t.table_oid = %(oid)s OR t.relation = %(relation)s
+        ORDER BY t.table_oid = %(oid)s DESC LIMIT 1
+        """,
+        {"oid": table.oid, "relation": table.relation},
+    ).fetchone()
+    if row is None:
+        return None
+    oid, relation, mode, baseline, exclude, mask, is_altered = row
+    return Registered(oid, relation, mode, baseline, TableRule(exclude, mask), is_altered)
+
+
+def format_entry(table: Table, rule: TableRule, layout: str, *, baseline: str) -> Iterator[sql.Composed]:
+    """Write the statements that enter a table, in place of what stood there under its name or its oid."""
+    yield sql.SQL("DELETE FROM audit.tracked WHERE relation = {} OR table_oid = {}").format(
+        sql.Literal(table.relation), sql.Literal(table.oid)
+    )
+    numbers = {column.name: column.number for column in table.columns}
+    values: dict[str, object] = {
+        "relation": table.relation,
+        "table_oid": table.oid,
+        "capture": capture_name(table.relation),
+        "mode": table.mode,
+        "layout": layout,
+        "exclude": list(rule.exclude),
+        "mask": json.dumps(dict(rule.mask)),
+        "exclude_numbers": [numbers[name] for name in rule.exclude],
+        "mask_numbers": json.dumps({numbers[name]: how for name, how in rule.mask.items()}),
+        "baseline": baseline,
+    }
+    yield sql.SQL("INSERT INTO audit.tracked ({}) VALUES ({})").format(
+        sql.SQL(", ").join(map(sql.Identifier, values)), sql.SQL(", ").join(map(sql.Literal, values.values()))
+    )
+
+
+def format_act(action: str, relation: str | None, data: Mapping[str, object]) -> sql.Composed:
+    """Write the statement that records an act of pgseal's own."""
+    return sql.SQL("SELECT audit.record_act({}, {}::jsonb, relation => {})").format(
+        sql.Literal(action), sql.Literal(json.dumps(data, ensure_ascii=False)), sql.Literal(relation)
+    )

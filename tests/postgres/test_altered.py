@@ -8,7 +8,7 @@ import pytest
 
 from pgseal.postgres import connect, install_schema
 from pgseal.trail.capture import TRIGGERS, TableRule
-from pgseal.trail.health import read_disabled_triggers, read_drift
+from pgseal.trail.health import read_drift, read_trigger_faults
 from pgseal.trail.registry import list_tracked
 from pgseal.trail.track import track
 
@@ -137,7 +137,7 @@ def test_a_table_that_is_renamed_or_moved(tracked: psycopg.Connection):
     track(tracked.info.dsn, "Other", "t2", TableRule(), side="source")
     assert [table.relation for table in list_tracked(tracked)] == ['"Other".t2']
     assert read_drift(tracked) == []
-    assert read_disabled_triggers(tracked) == set()
+    assert read_trigger_faults(tracked) == []
     tracked.execute('UPDATE "Other".t2 SET a = 10 WHERE id = 2')
     assert newest(tracked)[:4] == ("UPDATE", '"Other".t2', {"id": 2}, {"a": 9})
 
@@ -197,11 +197,53 @@ def test_a_table_captured_by_statements_cannot_become_a_child(source: psycopg.Co
             source.execute(statement)  # pyright: ignore[reportArgumentType]
 
 
-def test_every_single_trigger_is_missed(source: psycopg.Connection):
-    source.execute("CREATE TABLE t (id int PRIMARY KEY)")
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_single_trigger_is_missed(source: psycopg.Connection, kind: str):
+    source.execute(KINDS[kind])  # pyright: ignore[reportArgumentType]
     track(source.info.dsn, "public", "t", TableRule(), side="source", baseline=False)
-    for name in TRIGGERS["statement"]:
+    assert read_trigger_faults(source) == []
+    for name in TRIGGERS[kind]:
+        for statement, fault in (
+            (f"ALTER TABLE t DISABLE TRIGGER {name}", "is disabled"),
+            (f"DROP TRIGGER {name} ON t", "is missing"),
+        ):
+            with source.transaction(force_rollback=True):
+                source.execute(statement)  # pyright: ignore[reportArgumentType]
+                assert ("public.t", name, fault) in [(f.place, f.trigger, f.fault) for f in read_trigger_faults(source)]
+
+
+def test_a_trigger_put_in_the_place_of_ours_is_noticed(source: psycopg.Connection):
+    source.execute(KINDS["row"])
+    source.execute("CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+    track(source.info.dsn, "public", "t", TableRule(), side="source", baseline=False)
+    ours = source.execute("SELECT tgfoid::regproc::text FROM pg_trigger WHERE tgname = 'pgseal_capture'").fetchone()
+    assert ours is not None
+    for place, definition, fault in (
+        (
+            "t",
+            "AFTER INSERT OR UPDATE OR DELETE ON t FOR EACH ROW EXECUTE FUNCTION nothing()",
+            "calls another function",
+        ),
+        (
+            "t",
+            f"AFTER INSERT OR DELETE ON t FOR EACH ROW EXECUTE FUNCTION {ours[0]}()",
+            "fires for less than it should",
+        ),
+        (
+            "t",
+            f"AFTER INSERT OR UPDATE OF a OR DELETE ON t FOR EACH ROW EXECUTE FUNCTION {ours[0]}()",
+            "fires for less than it should",
+        ),
+        (
+            "t",
+            f"AFTER INSERT OR UPDATE OR DELETE ON t FOR EACH ROW WHEN (1 = 2) EXECUTE FUNCTION {ours[0]}()",
+            "fires for less than it should",
+        ),
+    ):
         with source.transaction(force_rollback=True):
-            source.execute(f"ALTER TABLE t DISABLE TRIGGER {name}")  # pyright: ignore[reportArgumentType]
-            assert read_disabled_triggers(source) == {"public.t"}
-    assert read_disabled_triggers(source) == set()
+            source.execute(f"CREATE OR REPLACE TRIGGER pgseal_capture {definition}")  # pyright: ignore[reportArgumentType]
+            source.execute("ALTER TABLE t ENABLE ALWAYS TRIGGER pgseal_capture")
+            assert (f"public.{place}", fault) in [(f.place, f.fault) for f in read_trigger_faults(source)]
+    with source.transaction(force_rollback=True):
+        source.execute("ALTER TABLE t_1 DISABLE TRIGGER pgseal_capture")
+        assert [(f.place, f.fault) for f in read_trigger_faults(source)] == [("public.t_1", "is disabled")]

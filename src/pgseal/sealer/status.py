@@ -19,7 +19,7 @@ from pgseal.sealer.trails import SEALER_ROLE, VAULT_TRAIL, TrailAddress, read_st
 from pgseal.settings import Settings, Source
 from pgseal.trail.capture import TableRule
 from pgseal.trail.feed import PollFeed
-from pgseal.trail.health import read_disabled_triggers, read_drift, read_partition_end
+from pgseal.trail.health import read_drift, read_partition_end, read_trigger_faults
 from pgseal.trail.registry import list_tracked
 from pgseal.vault.store import VaultStore
 
@@ -124,13 +124,16 @@ def _read_tables(source: Source, warnings: list[str]) -> list[dict[str, Any]]:
     side = f"source {source.name!r}"
     with closing(connect(source.dsn.reveal(), side=side, role=SEALER_ROLE)) as connection, translated_errors(side):
         tracked = list_tracked(connection)
-        disabled = read_disabled_triggers(connection)
+        faults = read_trigger_faults(connection)
         drifts = read_drift(connection)
     known = {table.relation: table.rule for table in tracked}
     gone = {drift.relation for drift in drifts if drift.name_now is None}
     warnings += [f"{name}: the table was dropped; pgseal untrack {name}" for name in sorted(gone)]
-    for name in sorted(disabled - gone):
-        warnings.append(f"{name}: capture was switched off; {_track_anew(name, known[name])}")
+    for fault in faults:
+        warnings.append(
+            f"{fault.place}: capture was changed: trigger {fault.trigger} {fault.fault}; "
+            f"{_track_anew(fault.relation, known[fault.relation])}"
+        )
     for drift in drifts:
         if drift.name_now is None:
             continue
@@ -153,7 +156,7 @@ def _read_tables(source: Source, warnings: list[str]) -> list[dict[str, Any]]:
             "exclude": list(table.rule.exclude),
             "mask": dict(table.rule.mask),
             "baseline": table.baseline,
-            "capturing": table.relation not in disabled,
+            "capturing": table.relation not in gone | {fault.relation for fault in faults},
         }
         for table in tracked
     ]

@@ -23,7 +23,7 @@ import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import LiteralString
+from typing import Literal, LiteralString, NamedTuple
 
 from psycopg import sql
 
@@ -41,14 +41,29 @@ _STATEMENT_TRIGGERS: Mapping[str, LiteralString] = {
 #: Never fires. With a row trigger like this PostgreSQL refuses to make the table a partition or an inheritance child,
 #: whose parent's statements would not fire its statement triggers. The name is what the error names.
 ATTACH_GUARD = "pgseal_untrack_before_attach"
-#: What a tracked table has, with the state in pg_trigger: A fires always, R in replica sessions only, O in all others.
-TRIGGERS = {
-    "row": {ROW_TRIGGER: "A", TRUNCATE_TRIGGER: "A"},
+
+
+class Shape(NamedTuple):
+    """What ``pg_trigger`` says of a trigger.
+
+    ``state`` is when it is enabled (``A`` always, ``R`` in replica sessions only, ``O`` in all others), ``type`` the sum
+    of 1 for each row, 2 before, 4 insert, 8 delete, 16 update, 32 truncate.
+    """
+
+    state: Literal["A", "R", "O"]
+    type: int
+
+
+#: The triggers of a tracked table, by the table's mode.
+TRIGGERS: Mapping[str, Mapping[str, Shape]] = {
+    "row": {ROW_TRIGGER: Shape("A", 1 + 4 + 8 + 16), TRUNCATE_TRIGGER: Shape("A", 32)},
     "statement": {
-        ROW_TRIGGER: "R",
-        TRUNCATE_TRIGGER: "A",
-        ATTACH_GUARD: "O",
-        **dict.fromkeys(_STATEMENT_TRIGGERS, "O"),
+        ROW_TRIGGER: Shape("R", 1 + 4 + 8 + 16),
+        TRUNCATE_TRIGGER: Shape("A", 32),
+        ATTACH_GUARD: Shape("O", 1 + 8),
+        "pgseal_capture_insert": Shape("O", 4),
+        "pgseal_capture_update": Shape("O", 16),
+        "pgseal_capture_delete": Shape("O", 8),
     },
 }
 MASKS = ("hash", "redact")
@@ -154,7 +169,7 @@ def format_triggers(table: Table) -> Iterable[sql.Composed]:
         ).format(table.identifier, _function(table))
     for trigger, event in triggers.items():
         yield sql.SQL("CREATE OR REPLACE TRIGGER {} AFTER {}").format(sql.Identifier(trigger), event)
-        state = _STATES[TRIGGERS[table.mode][trigger]]
+        state = _STATES[TRIGGERS[table.mode][trigger].state]
         yield sql.SQL("ALTER TABLE {} {} TRIGGER {}").format(table.identifier, state, sql.Identifier(trigger))
 
 

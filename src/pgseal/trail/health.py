@@ -4,21 +4,59 @@ import json
 from dataclasses import dataclass
 
 from pgseal.postgres import Connection
-from pgseal.trail.capture import TRIGGERS
+from pgseal.trail.capture import ATTACH_GUARD, ROW_TRIGGER, TRIGGERS, TRUNCATE_TRIGGER
 
 
-def read_disabled_triggers(connection: Connection) -> set[str]:
-    """Return the tracked relations of which a capture trigger is not there or not enabled as it should be."""
+@dataclass(frozen=True, slots=True)
+class TriggerFault:
+    """A capture trigger that is not as it should be; ``place`` is the table or the partition that has it."""
+
+    relation: str
+    place: str
+    trigger: str
+    fault: str
+
+
+def read_trigger_faults(connection: Connection) -> list[TriggerFault]:
+    """Return what is wrong with the triggers of tracked tables that are there, partitions included."""
+    expected = {
+        mode: {name: {"state": shape.state, "type": shape.type} for name, shape in shapes.items()}
+        for mode, shapes in TRIGGERS.items()
+    }
     rows = connection.execute(
-        """
-        SELECT DISTINCT t.relation
-        FROM audit.tracked t CROSS JOIN jsonb_each_text(%s::jsonb -> t.mode) AS expected(name, state)
-        WHERE NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = t.table_oid
-                          AND g.tgname = expected.name AND g.tgenabled = expected.state)
-        """,
-        [json.dumps(TRIGGERS)],
+        _FAULTS,
+        {"expected": json.dumps(expected), "row": ROW_TRIGGER, "guard": ATTACH_GUARD, "truncate": TRUNCATE_TRIGGER},
     ).fetchall()
-    return {row[0] for row in rows}
+    return [TriggerFault(*row) for row in rows]
+
+
+# Row triggers are cloned to partitions, where each can be disabled by itself.
+_FAULTS = """
+WITH place AS (
+    SELECT t.relation, t.capture, t.mode, t.table_oid AS oid, true AS is_root FROM audit.tracked t
+    UNION ALL
+    SELECT t.relation, t.capture, t.mode, p.relid, false
+    FROM audit.tracked t CROSS JOIN pg_partition_tree(t.table_oid) p WHERE p.relid <> t.table_oid
+), wanted AS (
+    SELECT p.*, e.key AS name, e.value ->> 'state' AS state, (e.value ->> 'type')::int AS type
+    FROM place p CROSS JOIN jsonb_each(%(expected)s::jsonb -> p.mode) e
+    WHERE p.is_root OR e.key = %(row)s
+)
+SELECT w.relation, audit.format_relation(c.oid), w.name, f.fault
+FROM wanted w JOIN pg_class c ON c.oid = w.oid LEFT JOIN pg_trigger g ON g.tgrelid = w.oid AND g.tgname = w.name
+LEFT JOIN pg_proc p ON p.oid = g.tgfoid LEFT JOIN pg_namespace n ON n.oid = p.pronamespace
+CROSS JOIN LATERAL (SELECT CASE
+    WHEN g.oid IS NULL THEN 'is missing'
+    WHEN g.tgenabled = 'D' THEN 'is disabled'
+    WHEN g.tgenabled <> w.state THEN 'is not enabled for every session'
+    WHEN n.nspname <> 'audit' OR p.proname <> CASE w.name WHEN %(truncate)s THEN 'capture_truncate' ELSE w.capture END
+        THEN 'calls another function'
+    WHEN g.tgtype <> w.type OR g.tgattr <> ''::int2vector OR (g.tgqual IS NULL) = (w.name = %(guard)s)
+        THEN 'fires for less than it should'
+END) f(fault)
+WHERE f.fault IS NOT NULL
+ORDER BY 1, 2, 3
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,24 @@ class TamperError(PgsealError):
         self.leaf_index = leaf_index
 
 
+def kind_of(error: type[TamperError]) -> str:
+    """Return the kind of an error class: ``MissingRecordError`` is ``missing_record``."""
+    name = error.__name__.removesuffix("Error")
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
+
+
+def describe_finding(error: TamperError) -> dict[str, str | int | None]:
+    """Return what ``error`` says as the members of a finding: kind, where, detail, trail, id and index."""
+    return {
+        "kind": kind_of(type(error)),
+        "where": error.where,
+        "detail": error.detail,
+        "trail": error.trail,
+        "id": error.record_id,
+        "index": error.leaf_index,
+    }
+
+
 class ProofError(TamperError):
     """A Merkle proof or a recomputed hash does not lead to the signed root."""
 

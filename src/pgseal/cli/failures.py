@@ -9,7 +9,7 @@ to check, too.
 import re
 from typing import Any
 
-from pgseal.errors import CaptureError, ConfigError, FormatError, PgsealError, TamperError
+from pgseal.errors import CaptureError, ConfigError, FormatError, PgsealError, TamperError, kind_of
 
 FOUND, USAGE, UNABLE = 1, 2, 3
 INTERRUPTED = 130
@@ -22,16 +22,10 @@ def describe_failure(error: Exception) -> tuple[str, int]:
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", "�", " ".join(message.split())), code
 
 
-def kind_of(error: TamperError) -> str:
-    """Return the finding's kind: the class's name without ``Error``, in snake case."""
-    name = type(error).__name__.removesuffix("Error")
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
-
-
 def _describe(error: Exception) -> tuple[str, int]:
     if isinstance(error, TamperError):
         where = f" in the {error.where}" if error.where else ""
-        return f"{kind_of(error)}{where}: {error}; {_LOOK}", FOUND
+        return f"{kind_of(type(error))}{where}: {error}; {_LOOK}", FOUND
     if isinstance(error, ConfigError | CaptureError):
         return str(error), USAGE
     if isinstance(error, PgsealError):

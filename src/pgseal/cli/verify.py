@@ -12,7 +12,10 @@ from pgseal.cli.options import AsJson
 
 if TYPE_CHECKING:
     from pgseal.core.keys import VerifierKey
+    from pgseal.errors import TamperError
     from pgseal.settings import Settings
+    from pgseal.trail.feed import FeedState
+    from pgseal.vault.store import VaultStore
     from pgseal.verifier import FileKeptCheckpoint, Finding, Report, Verifier
 
 EXAMPLE = "pgseal verify"
@@ -77,7 +80,6 @@ def _check_trails(verifier: "Verifier", settings: "Settings", rows: dict[str, in
     """Compare each trail, seen with the state its feed has when its turn comes."""
     from pgseal.postgres import connect
     from pgseal.sealer.trails import SEALER_ROLE, trail_addresses
-    from pgseal.trail.feed import FeedState
     from pgseal.trail.source import TrailRows
     from pgseal.vault.store import VaultStore
 
@@ -86,13 +88,23 @@ def _check_trails(verifier: "Verifier", settings: "Settings", rows: dict[str, in
         for address in trail_addresses(settings):
             with closing(address.connect()) as trail:
                 rows[address.name] = 0
-                row = store.read_feed(address.name)
-                state = (
-                    FeedState(address.name)
-                    if row is None
-                    else FeedState(row.trail, row.incarnation, row.snapshot, row.pending, row.position)
-                )
-                verifier.check_trail(TrailRows(trail, state, address.side))
+                state, damage = _read_state(store, address.name)
+                verifier.check_trail(TrailRows(trail, state, address.side, damage))
+
+
+def _read_state(store: "VaultStore", trail: str) -> "tuple[FeedState, TamperError | None]":
+    """Return how far a trail is sealed; without what was damaged, and then with the finding that says so."""
+    from pgseal.errors import TamperError
+    from pgseal.sealer.trails import to_state
+    from pgseal.trail.feed import FeedState
+
+    row = store.read_feed(trail)
+    if row is None:
+        return FeedState(trail), None
+    try:
+        return to_state(row), None
+    except TamperError as error:
+        return FeedState(row.trail, row.incarnation, row.snapshot, row.pending, row.position), error
 
 
 def _show(report: "Report", rows: dict[str, int], kept_on: str | None) -> None:

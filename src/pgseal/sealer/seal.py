@@ -17,8 +17,9 @@ carries on from; the letters name the windows.
 import json
 import time
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import asdict, astuple, dataclass, replace
+from datetime import UTC, datetime
 from threading import Event
 from typing import TypeAlias
 
@@ -28,7 +29,14 @@ from pgseal.core.checkpoint import Checkpoint, format_checkpoint, open_checkpoin
 from pgseal.core.encoding import format_base64
 from pgseal.core.merkle import EMPTY_ROOT
 from pgseal.core.note import sign_note
-from pgseal.errors import ConfigError, ForgedRecordError, RollbackError, UnavailableError
+from pgseal.errors import (
+    ConfigError,
+    ForgedRecordError,
+    RollbackError,
+    TamperError,
+    UnavailableError,
+    describe_finding,
+)
 from pgseal.ledger.adopt import check_empty_or_ledger, prepare_directory
 from pgseal.ledger.reader import LedgerReader
 from pgseal.ledger.store import DirectoryStore, MissingObjectError
@@ -36,7 +44,7 @@ from pgseal.ledger.writer import LedgerWriter
 from pgseal.postgres import connect, read_version
 from pgseal.sealer.ahead import read_ahead
 from pgseal.sealer.encode import EncodedChunk, MalformedRow
-from pgseal.sealer.startup import check_last_rows, check_vault_size, read_pending
+from pgseal.sealer.startup import check_feed, check_last_rows, check_vault_size, read_pending
 from pgseal.sealer.state import SealerState
 from pgseal.sealer.trails import (
     SEALER_ROLE,
@@ -123,7 +131,8 @@ class Sealer:
             vault.lock()
             sealer = cls(settings, stack, vault, state, report)
             stack.callback(sealer._close_trails)
-            sealer._recover(settings)
+            with sealer._noting_findings():
+                sealer._recover(settings)
         except BaseException:
             stack.close()
             raise
@@ -171,6 +180,22 @@ class Sealer:
             self._ledger.append(leaves)
         if self._ledger.size > self._checkpoint.size:
             self._sign()
+        self._forget_finding()
+
+    @contextmanager
+    def _noting_findings(self) -> Generator[None, None, None]:
+        """Leave a finding that ends sealing in the state directory, for ``pgseal status``."""
+        try:
+            yield
+        except TamperError as error:
+            with suppress(UnavailableError):  # the finding is what matters, and it is on its way
+                self._state.note_finding({**describe_finding(error), "time": datetime.now(UTC).isoformat()})
+            raise
+
+    def _forget_finding(self) -> None:
+        """Drop the last finding, once every side has passed its checks: one that is lost has not."""
+        if not self._lost:
+            self._state.clear_finding()
 
     def _read_signed(self, ledger: LedgerReader) -> None:
         self._note = self._state.read_checkpoint()
@@ -211,6 +236,10 @@ class Sealer:
             return
         try:
             check_last_rows(self._vault, self._reader, trail, self._checkpoint.size)
+            kept = astuple(to_row(trail.state))
+            if not self._state.remembers_feed(trail.name, kept):
+                check_feed(self._vault, trail)
+                self._state.note_feed(trail.name, kept)
         except BaseException:
             trail.connection.close()
             raise
@@ -234,8 +263,18 @@ class Sealer:
         What can be reached is sealed; ``lost`` says afterwards what could not. Once ``stop`` is set it ends with the
         chunk at hand, and the sealer can only be closed.
         """
-        for lost in [lost for lost in self._lost.values() if time.monotonic() >= lost.retry_at]:
+        with self._noting_findings():
+            self._reopen_lost()
+            return self._seal_all(progress, stop)
+
+    def _reopen_lost(self) -> None:
+        due = [lost for lost in self._lost.values() if time.monotonic() >= lost.retry_at]
+        for lost in due:
             self._open_trail(lost.address)
+        if due:
+            self._forget_finding()
+
+    def _seal_all(self, progress: Progress | None, stop: Event | None) -> SealResult:
         for trail in list(self._trails.values()):
             if stop is not None and stop.is_set():
                 # Not another trail either: a chunk may be kept in the vault that the ledger does not have yet.
@@ -299,7 +338,9 @@ class Sealer:
                             copy.write(block)
                     for row in chunk.malformed:
                         self._record_malformed(after, row)
-                    self._vault.write_feed(to_row(after))
+                    kept = to_row(after)
+                    self._vault.write_feed(kept)
+                self._state.note_feed(after.trail, astuple(kept))
                 yield chunk, after
 
     def _record_malformed(self, begun: FeedState, row: MalformedRow) -> None:

@@ -3,17 +3,27 @@
 - ledger: the right edge, recomputed from entries, leads to the signed root (``LedgerWriter.open``)
 - vault: not shorter than the signed size; its last sealed rows give the ledger's entries
 - trails: the same servers, not set back (``PollFeed.check_restart``); the last sealed rows still there, byte for byte
+- how far each trail was read, unless the sealer remembers just that: not put ahead of rows that wait
 - what the vault holds beyond the signed size (a crash came between): gapless, and equal to the trails' rows
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from itertools import islice
 
 from pgseal.core.leaf import LeafBuilder
-from pgseal.errors import AlteredRecordError, FatalSealError, FormatError, MissingRecordError, RollbackError
+from pgseal.errors import (
+    AlteredRecordError,
+    FatalSealError,
+    ForgedRecordError,
+    FormatError,
+    MissingRecordError,
+    RollbackError,
+)
 from pgseal.ledger.reader import LedgerReader
 from pgseal.sealer.trails import LostTrail, OpenTrail
 from pgseal.trail.feed import PollFeed
+from pgseal.trail.floors import check_floors
 from pgseal.trail.rows import HeadCache
 from pgseal.vault.rows import VaultRow, parse_row
 from pgseal.vault.store import VaultStore
@@ -71,6 +81,31 @@ def check_last_rows(vault: VaultStore, ledger: LedgerReader, trail: OpenTrail, s
                 "the source was restored to an earlier state or someone edited its trail; nothing was sealed",
                 where="trail", trail=row.trail, record_id=row.id, leaf_index=row.leaf_index,
             )  # fmt: skip
+
+
+def check_feed(vault: VaultStore, trail: OpenTrail) -> None:
+    """Check that how far a trail was read, as the vault has it, passes over no row. Reads the whole trail.
+
+    Raises:
+        AlteredRecordError: its floors are contradicted by a row.
+        ForgedRecordError: a row of the batch under way counts as sealed and is not in the vault.
+    """
+    state = trail.state
+    check_floors(trail.connection, state, side=trail.address.side)
+    if state.pending is None:
+        return
+    with closing(trail.feed.read_handed_on(state)) as lines:
+        while ids := [int(line) for line in islice(lines, _ROWS_AT_ONCE)]:
+            missing = set(ids) - vault.find_known_ids(state.trail, state.incarnation, ids)
+            missing -= vault.find_malformed_ids(state.trail, state.incarnation, sorted(missing))
+            if missing:
+                record_id = min(missing)
+                raise ForgedRecordError(
+                    f"record {state.trail}/{record_id} was never sealed, though vault.feed says that this batch was "
+                    f"read up to id {state.position}: it was put ahead, or the row was added later; restore it, "
+                    "nothing was sealed",
+                    where="vault", trail=state.trail, record_id=record_id,
+                )  # fmt: skip
 
 
 def read_pending(

@@ -1,18 +1,30 @@
-"""The sealer's own memory: the newest checkpoint it signed, in a directory outside vault and ledger.
+"""The sealer's own memory, in a directory outside vault and ledger.
 
-Whoever restores vault or ledger to an older state does not restore this, and so the sealer notices. One process at a
-time holds the directory.
+- ``checkpoint``: the newest one it signed. Whoever restores vault or ledger to an older state does not restore this,
+  and so the sealer notices.
+- ``published``: the newest one it has published.
+- ``feeds``: how far each trail was read, as it kept that in the vault the last time. If the vault says the same, nobody
+  else wrote it; if not, there was a crash in between, or it has to be looked at.
+- ``finding``: why it stopped, if it found something changed.
+
+One process at a time holds the directory.
 """
 
 import fcntl
+import json
 import os
 import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from pgseal.errors import ConfigError, ConflictError, ForkError, UnavailableError
 
 _CHECKPOINT = "checkpoint"
 _PUBLISHED = "published"
+_FEEDS = "feeds"
+_FINDING = "finding"
 _LOCK = "sealer.lock"
 
 
@@ -45,6 +57,7 @@ class SealerState:
             ) from error
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        self._feeds = self._read_feeds()
 
     def close(self) -> None:
         """Let go of the directory."""
@@ -56,12 +69,26 @@ class SealerState:
 
     def note_published(self, note: bytes) -> None:
         """Remember that ``note`` is published. Not fsynced: after a crash an older memory is as true."""
-        temporary = self._directory / f".{_PUBLISHED}.{secrets.token_hex(4)}"
+        self._write(_PUBLISHED, note)
+
+    def note_feed(self, trail: str, state: Sequence[object]) -> None:
+        """Remember how far ``trail`` is read, as the vault keeps it. Not fsynced, for the same reason."""
+        self._feeds[trail] = list(state)
+        self._write(_FEEDS, json.dumps(self._feeds).encode())
+
+    def remembers_feed(self, trail: str, state: Sequence[object]) -> bool:
+        """Return whether ``state`` is what was remembered last of ``trail``."""
+        return self._feeds.get(trail) == list(state)
+
+    def note_finding(self, finding: Mapping[str, object]) -> None:
+        """Remember why sealing stops; durable when it returns."""
+        self._write(_FINDING, json.dumps(finding, ensure_ascii=False).encode(), durable=True)
+
+    def clear_finding(self) -> None:
+        """Forget it, because every side was found as it should be."""
         try:
-            temporary.write_bytes(note)
-            temporary.replace(self._directory / _PUBLISHED)
+            (self._directory / _FINDING).unlink(missing_ok=True)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise UnavailableError(f"cannot write to {self._directory} ({error.strerror})") from error
 
     def replace_checkpoint(self, expected: bytes | None, note: bytes) -> None:
@@ -75,21 +102,35 @@ class SealerState:
             raise ForkError(
                 "the kept checkpoint was changed by someone else; are two sealers using one key?", where="state"
             )
-        temporary = self._directory / f".{_CHECKPOINT}.{secrets.token_hex(4)}"
+        self._write(_CHECKPOINT, note, durable=True)
+
+    def _read_feeds(self) -> dict[str, list[object]]:
+        with suppress(ValueError, UnavailableError):
+            found: Any = json.loads(_read(self._directory / _FEEDS) or b"{}")
+            if isinstance(found, dict):
+                return found  # pyright: ignore[reportUnknownVariableType]  only compared
+        return {}
+
+    def _write(self, name: str, data: bytes, *, durable: bool = False) -> None:
+        """Replace a file at once; raises ``UnavailableError``."""
+        temporary = self._directory / f".{name}.{secrets.token_hex(4)}"
         try:
             with temporary.open("xb") as file:
-                file.write(note)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._directory / _CHECKPOINT)
-            descriptor = os.open(self._directory, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+                file.write(data)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            temporary.replace(self._directory / name)
+            if durable:
+                descriptor = os.open(self._directory, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise UnavailableError(f"cannot keep the checkpoint in {self._directory} ({error.strerror})") from error
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise UnavailableError(f"cannot write {name!r} to {self._directory} ({error.strerror})") from error
 
 
 def read_published(directory: Path) -> bytes | None:
@@ -101,10 +142,30 @@ def read_published(directory: Path) -> bytes | None:
     return _read(directory / _PUBLISHED)
 
 
+def read_kept(directory: Path) -> bytes | None:
+    """Return the newest checkpoint that a sealer signed, without locking; None if there is none."""
+    return _read(directory / _CHECKPOINT)
+
+
+def read_finding(directory: Path) -> dict[str, Any] | None:
+    """Return why the last sealer stopped, without locking; None if it found nothing or has gone on since.
+
+    Raises ``UnavailableError`` if it cannot be read.
+    """
+    content = _read(directory / _FINDING)
+    if content is None:
+        return None
+    with suppress(ValueError):
+        found: Any = json.loads(content)
+        if isinstance(found, dict):
+            return found  # pyright: ignore[reportUnknownVariableType]
+    return {"detail": f"{directory / _FINDING} is damaged"}
+
+
 def _read(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UnavailableError(f"cannot read the kept checkpoint {path} ({error.strerror})") from error
+        raise UnavailableError(f"cannot read {path} ({error.strerror})") from error

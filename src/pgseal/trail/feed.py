@@ -42,6 +42,8 @@ from pgseal.trail.rows import RECORD_COLUMNS, SEALED_COLUMNS
 #: Snapshot that shows nothing: no transaction has an xid below 3.
 EMPTY_SNAPSHOT = "3:3:"
 _MAX_FLOORS = 32
+#: So many rows, the newest by id, ``count_unsealed`` looks at, whatever the floors say.
+_DISTRUSTED_ROWS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,12 +192,33 @@ class PollFeed:
         ).format(columns=sql.SQL(RECORD_COLUMNS), ids=sql.Literal(list(ids)))
         return copy_lines(self._connection, query, side=self._side)
 
+    def read_handed_on(self, state: FeedState) -> Generator[bytes, None, None]:
+        """Yield the ids, in decimal and rising, that ``position`` says were handed on of the batch under way."""
+        query = sql.SQL("SELECT r.id FROM audit.record AS r WHERE {} AND r.id <= {} ORDER BY r.id").format(
+            self._condition(replace(state, position=0)), sql.Literal(state.position)
+        )
+        return copy_lines(self._connection, query, side=self._side)
+
     def count_unsealed(self, state: FeedState) -> int:
-        """Return how many committed rows are not handed on yet."""
+        """Return how many committed rows are not handed on yet.
+
+        The floors may be false (floors.py): they are relied on only for what is older than the newest million rows.
+        """
         with translated_errors(self._side):
-            now = replace(state, pending=self._read_snapshot())
-            rest = sql.SQL("SELECT count(*) FROM audit.record AS r WHERE {}").format(self._condition(now))
-            return int(str(self._scalar(rest)))
+            floor, _ = self._find_floor(replace(state, pending=self._read_snapshot()))
+            query = sql.SQL(
+                "SELECT count(*) FROM audit.record AS r WHERE r.id > least({floor}, (SELECT min(n.id) - 1 FROM ("
+                "SELECT id FROM audit.record ORDER BY id DESC LIMIT {limit}) AS n)) "
+                "AND NOT pg_visible_in_snapshot(r.xid, {snapshot}::pg_snapshot) "
+                "AND NOT (r.id <= {position} AND pg_visible_in_snapshot(r.xid, {batch}::pg_snapshot))"
+            ).format(
+                floor=sql.Literal(floor),
+                limit=sql.Literal(_DISTRUSTED_ROWS),
+                snapshot=sql.Literal(state.snapshot),
+                position=sql.Literal(state.position),
+                batch=sql.Literal(state.pending or state.snapshot),
+            )
+            return int(str(self._scalar(query)))
 
     def finish(self, state: FeedState) -> FeedState:
         """Return the state after the last chunk of a batch: B becomes A."""
@@ -211,18 +234,22 @@ class PollFeed:
         return replace(state, snapshot=state.pending, pending=None, position=0, floors=tuple(floors), pending_last_id=0)
 
     def _condition(self, state: FeedState) -> sql.Composed:
-        before, after = Snapshot.parse(state.snapshot), Snapshot.parse(state.pending or state.snapshot)
-        finished = self._committed(sorted(before.running - after.running))
-        floor = min(_floor(state.floors, xid) for xid in [before.xmax, *finished])
+        floor, finished = self._find_floor(state)
         return sql.SQL(
             "r.id > {floor} AND ((r.xid >= {xmax}::xid8 AND pg_visible_in_snapshot(r.xid, {after}::pg_snapshot)) "
             "OR r.xid = ANY({finished}::text[]::xid8[]))",
         ).format(
             floor=sql.Literal(max(floor, state.position)),
-            xmax=sql.Literal(str(before.xmax)),
+            xmax=sql.Literal(str(Snapshot.parse(state.snapshot).xmax)),
             after=sql.Literal(state.pending),
             finished=sql.Literal([str(xid) for xid in finished]),
         )
+
+    def _find_floor(self, state: FeedState) -> tuple[int, list[int]]:
+        """Return an id below every id of the batch, and the transactions that ended between its snapshots."""
+        before, after = Snapshot.parse(state.snapshot), Snapshot.parse(state.pending or state.snapshot)
+        finished = self._committed(sorted(before.running - after.running))
+        return min(_floor(state.floors, xid) for xid in [before.xmax, *finished]), finished
 
     def _committed(self, xids: Sequence[int]) -> list[int]:
         """Leave out those that are known to have been rolled back; their rows nobody ever sees."""

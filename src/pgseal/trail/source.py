@@ -5,18 +5,24 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
+from pgseal.errors import TamperError
 from pgseal.postgres import Connection, copy_lines
 from pgseal.trail.feed import FeedState
+from pgseal.trail.floors import check_floors
 from pgseal.trail.rows import RECORD_COLUMNS, HeadCache
 
 
 @dataclass(frozen=True, slots=True)
 class TrailRows:
-    """A ``TrailSource``: one incarnation of a trail, seen with the state its feed had when this was made."""
+    """A ``TrailSource``: one incarnation of a trail, seen with the state its feed had when this was made.
+
+    ``damage`` says why that state, as the vault has it, could be read in part only.
+    """
 
     connection: Connection
     state: FeedState
     side: str
+    damage: TamperError | None = None
 
     @property
     def name(self) -> str:
@@ -27,6 +33,12 @@ class TrailRows:
     def incarnation(self) -> int:
         """The incarnation its rows belong to."""
         return self.state.incarnation
+
+    def check_feed(self) -> None:
+        """Check what the vault notes of how far this trail was read; raises ``AlteredRecordError``."""
+        if self.damage is not None:
+            raise self.damage
+        check_floors(self.connection, self.state, side=self.side)
 
     def copy_rows(self) -> Iterator[bytes]:
         """Yield COPY lines by id: sealed (t or f), id, time to relation, actor, data, as the sealer writes them.

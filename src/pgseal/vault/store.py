@@ -136,6 +136,18 @@ class VaultStore:
             ).fetchall()
         return {row[0] for row in rows}
 
+    def find_malformed_ids(self, trail: str, incarnation: int, ids: Sequence[int]) -> set[int]:
+        """Return those of ``ids`` that the vault's own trail states as ``MALFORMED``."""
+        if not ids:
+            return set()
+        with translated_errors(self._side):
+            rows = self._connection.execute(
+                "SELECT data->>'id' FROM audit.record WHERE source = 'system' AND action = 'MALFORMED' "
+                "AND data->>'trail' = %s AND data->>'incarnation' = %s AND data->>'id' = ANY(%s)",
+                [trail, str(incarnation), [str(record_id) for record_id in ids]],
+            ).fetchall()
+        return {int(row[0]) for row in rows}
+
     def read_lines(self, begin: int, end: int) -> Generator[bytes, None, None]:
         """Yield the COPY lines (no newline) of leaves [begin, end), in leaf order."""
         return copy_lines(

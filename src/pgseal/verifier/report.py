@@ -1,16 +1,13 @@
 """What a verification found: findings, counts, and the report that ``pgseal verify`` prints."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pgseal.errors import TamperError
+from pgseal.errors import TamperError, kind_of
 
 #: Findings listed in full; beyond that they are only counted, so that a wrecked vault does not fill memory.
 MAX_FINDINGS = 1000
-
-_INNER_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +32,6 @@ def finding_of(error: TamperError) -> Finding:
     return Finding(
         kind_of(type(error)), error.where, error.detail, trail=error.trail, id=error.record_id, index=error.leaf_index
     )
-
-
-def kind_of(error: type[TamperError]) -> str:
-    """Return the kind of an error class: ``MissingRecordError`` is ``missing_record``."""
-    return _INNER_CAPITAL.sub("_", error.__name__.removesuffix("Error")).lower()
 
 
 @dataclass(slots=True)

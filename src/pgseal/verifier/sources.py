@@ -61,6 +61,13 @@ class TrailSource(Protocol):
         """The incarnation its rows belong to."""
         ...
 
+    def check_feed(self) -> None:
+        """Check that what the vault notes of how far this trail was read agrees with the rows there are.
+
+        Raises ``TamperError`` if it does not: records may wait, then, that would never be sealed.
+        """
+        ...
+
     def copy_rows(self) -> Iterator[bytes]:
         """Yield the rows in the order of id, as COPY text lines without the newline.
 

@@ -332,6 +332,10 @@ class Verifier:
                 damaged_leaves=self._damaged_leaves,
                 find_differences=self._find_differences,
             )
+            try:
+                trail.check_feed()
+            except TamperError as error:
+                self._findings.add(error)
             check = TrailCheck(trail, self._vault, known, self._findings)
             done = self._checked["trail"]
             check.run(lambda checked: self._progress(trail.name, checked, None))

@@ -1,7 +1,7 @@
 import psycopg
 import pytest
 
-from pgseal.cli.failures import describe_failure, kind_of
+from pgseal.cli.failures import describe_failure
 from pgseal.errors import (
     CaptureError,
     ConfigError,
@@ -12,6 +12,7 @@ from pgseal.errors import (
     RollbackError,
     StorageError,
     UnavailableError,
+    kind_of,
 )
 from pgseal.ledger.store import MissingObjectError
 
@@ -62,4 +63,4 @@ def test_a_bug_asks_to_be_reported():
 
 
 def test_kinds_are_snake_case():
-    assert kind_of(MissingRecordError("x")) == "missing_record"
+    assert kind_of(MissingRecordError) == "missing_record"

@@ -11,6 +11,7 @@ from pgseal.core.keys import SignerKey
 from pgseal.core.merkle import EMPTY_ROOT, leaf_hashes, tree_root
 from pgseal.core.note import sign_note
 from pgseal.core.tiles import TILE_WIDTH, Tile, entries_path, format_entries, format_tile, parent_hash, tile_path
+from pgseal.errors import TamperError
 from pgseal.ledger.store import MissingObjectError
 from pgseal.verifier import Report, Verifier
 from pgseal.verifier.compare import form_leaf
@@ -67,6 +68,11 @@ class MemoryTrail:
     name: str = "clinic"
     incarnation: int = 1
     unsealed: set[int | None] = field(default_factory=set)
+    damage: TamperError | None = None
+
+    def check_feed(self) -> None:
+        if self.damage is not None:
+            raise self.damage
 
     def copy_rows(self) -> Iterator[bytes]:
         for row in sorted(self.rows, key=lambda row: INFINITY if row.id is None else row.id):

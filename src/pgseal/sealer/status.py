@@ -15,6 +15,7 @@ from pgseal.errors import PgsealError
 from pgseal.ledger.reader import LedgerReader
 from pgseal.ledger.store import CHECKPOINT, DirectoryStore
 from pgseal.postgres import Connection, connect, translated_errors
+from pgseal.sealer.state import read_finding
 from pgseal.sealer.trails import SEALER_ROLE, VAULT_TRAIL, TrailAddress, read_state, trail_addresses
 from pgseal.settings import Settings, Source
 from pgseal.trail.capture import TableRule
@@ -33,6 +34,7 @@ _Part = TypeVar("_Part")
 def collect_status(settings: Settings) -> dict[str, Any]:
     """Return the document of ``pgseal status --json`` (DESIGN.md, "Command line")."""
     warnings: list[str] = []
+    _attempt(lambda: _warn_of_finding(settings, warnings), warnings)
     vault = _attempt(lambda: _connect_vault(settings), warnings)
     unknown = {"size": None, "root": None, "checkpoint_age_s": None}
     ledger = _attempt(lambda: _read_ledger(settings), warnings) or unknown
@@ -71,6 +73,17 @@ def _attempt(read: Callable[[], _Part], warnings: list[str]) -> _Part | None:
         if str(error) not in warnings:
             warnings.append(str(error))
         return None
+
+
+def _warn_of_finding(settings: Settings, warnings: list[str]) -> None:
+    found = read_finding(settings.state)
+    if found is not None:
+        when = f" at {found['time'][:19]}Z" if isinstance(found.get("time"), str) else ""
+        where = f" in the {found['where']}" if found.get("where") else ""
+        warnings.append(
+            f"sealing stopped{when}, {found.get('kind', 'finding')}{where}: {found.get('detail')}; "
+            "pgseal verify looks at everything, and a pgseal seal that finds all in order removes this warning"
+        )
 
 
 def _connect_vault(settings: Settings) -> VaultStore:

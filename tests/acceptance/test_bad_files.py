@@ -276,6 +276,29 @@ def test_damage_is_a_finding_of_verify_and_one_line_of_every_other_command(shell
     check_unharmed(deployment)
 
 
+def test_verify_says_what_it_did_not_compare(shell, deployment):
+    sealed = deployment.ledger / "checkpoint"
+    note = sealed.read_bytes()
+    sealed.unlink()
+    (shell.directory / "state" / "published").unlink()  # nothing is left that says what the ledger holds
+
+    shown = shell("verify", code=1).stdout
+    assert [" ".join(line.split()) for line in shown.splitlines()[:4]] == [
+        "trail clinic not compared",
+        "trail vault not compared",
+        "vault not compared",
+        "ledger not compared",
+    ]
+    assert " ok" not in shown
+    found = shell.json("verify", code=1)
+    assert found["not_compared"] == ["ledger", "vault", "trail clinic", "trail vault"]
+    assert found["checked"] == {"trail": 0, "vault": 0, "ledger": 0}
+
+    sealed.write_bytes(note)
+    assert shell.json("verify")["not_compared"] == []
+    assert "not compared" not in shell("verify").stdout
+
+
 # -- two at a time
 
 

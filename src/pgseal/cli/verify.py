@@ -116,23 +116,37 @@ def _show(report: "Report", rows: dict[str, int], kept_on: str | None) -> None:
     if kept_on is not None:
         ledger_words += f", consistent with the checkpoint kept on {kept_on}"
     lines = [
-        (f"trail   {printable(name)}", format_count(count, "row"), name not in damaged, "ok")
+        (f"trail {name}", f"trail   {printable(name)}", format_count(count, "row"), name not in damaged, "ok")
         for name, count in rows.items()
     ]
-    lines.append(("vault", format_count(report.checked["vault"], "row"), "vault" not in sides, "ok"))
+    lines.append(("vault", "vault", format_count(report.checked["vault"], "row"), "vault" not in sides, "ok"))
     is_ledger_ok = not sides & {"ledger", "checkpoint"}
-    lines.append(("ledger", format_count(report.checked["ledger"], "leaf", "leaves"), is_ledger_ok, ledger_words))
-    width, count_width = max(len(line[0]) for line in lines), max(len(line[1]) for line in lines)
-    for label, count, ok, words in lines:
-        say(f"{label:<{width}}  {count:>{count_width}}  ", (words, "green") if ok else ("findings below", "red"))
+    leaves = format_count(report.checked["ledger"], "leaf", "leaves")
+    lines.append(("ledger", "ledger", leaves, is_ledger_ok, ledger_words))
+    width, count_width = max(len(line[1]) for line in lines), max(len(line[2]) for line in lines)
+    for what, label, count, ok, words in lines:
+        if what in report.not_compared:
+            say(f"{label:<{width}}  {'':>{count_width}}  ", ("not compared", "red"))
+        else:
+            say(f"{label:<{width}}  {count:>{count_width}}  ", (words, "green") if ok else ("findings below", "red"))
     if report.waiting:
         say(f"  {format_count(report.waiting, 'row')} not sealed yet:  pgseal seal")
     for name in report.unchecked_trails:
-        say(("! ", "yellow"), f"trail {printable(name)} was not compared: its source is not in the configuration")
+        say(("! ", "yellow"), f"trail {printable(name)} was not compared: {_why_unchecked(report, name, rows)}")
     if report.ok:
         say(("✓ ", "green"), "nothing was changed, removed or added behind pgseal's back")
     else:
         _show_findings(report)
+
+
+def _why_unchecked(report: "Report", unchecked: str, rows: "dict[str, int]") -> str:
+    """Return why a trail that has sealed records was not compared; ``unchecked`` ends with its incarnation."""
+    name = unchecked.partition(" ")[0]
+    if name not in rows:
+        return "its source is not in the configuration"
+    if f"trail {name}" in report.not_compared:
+        return "the vault is too damaged to judge it by"
+    return "its source is at another incarnation"
 
 
 def _show_findings(report: "Report") -> None:

@@ -62,6 +62,8 @@ class Report:
     ``ledger`` entries with the root. ``findings`` lists the first ``MAX_FINDINGS`` of ``total_findings``. ``waiting``
     counts trail rows that are not sealed yet. ``unchecked_trails`` names trails that have sealed records and were not
     compared: the configuration no longer has their source, or the vault is too damaged to judge them by.
+    ``not_compared`` names what was to be compared and could not be for want of something sound to compare it with:
+    ``ledger``, ``vault``, ``trail NAME``. There is a finding that says why.
     """
 
     ok: bool
@@ -73,6 +75,7 @@ class Report:
     total_findings: int
     waiting: int
     unchecked_trails: tuple[str, ...]
+    not_compared: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of ``pgseal verify --json``."""
@@ -83,4 +86,5 @@ class Report:
             "total_findings": self.total_findings,
             "waiting": self.waiting,
             "unchecked_trails": list(self.unchecked_trails),
+            "not_compared": list(self.not_compared),
         }

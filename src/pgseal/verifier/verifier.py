@@ -137,6 +137,7 @@ class Verifier:
         self._malformed: dict[str, dict[int, int]] = {}
         self._damaged: dict[tuple[str, int], dict[int, int]] = {}
         self._damaged_leaves: dict[int, bool] = {}
+        self._not_compared: list[str] = []
 
     # -- step 1
 
@@ -233,7 +234,9 @@ class Verifier:
         """Check the ledger's files and, unless it is None, the vault's rows. Does nothing without a checkpoint."""
         self._enter(_Step.CHECKPOINT)
         self._vault = vault
-        if self._checkpoint is not None:
+        if self._checkpoint is None:
+            self._not_compared += ["ledger", "vault"]
+        else:
             self._check_leaves(self._checkpoint, vault)
             self._settle_unproven(self._checkpoint)
             if vault is not None:
@@ -342,6 +345,8 @@ class Verifier:
             self._checked["trail"] = done + check.checked
             self._waiting += check.waiting
             self._checked_trails.add((trail.name, trail.incarnation))
+        else:
+            self._not_compared.append(f"trail {trail.name}")
         self._step = _Step.LEAVES
 
     def _find_differences(self, leaf_index: int, row: Row) -> list[str]:
@@ -387,6 +392,7 @@ class Verifier:
             total_findings=self._findings.total,
             waiting=self._waiting,
             unchecked_trails=tuple(f"{trail} (incarnation {incarnation})" for trail, incarnation in unchecked),
+            not_compared=tuple(self._not_compared),
         )
 
     def _enter(self, expected: _Step) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.unit.verifier.samples import MemoryTrail, Sample, build_files, make_row, make_sample, sign
 from tests.unit.verifier.test_vault import CHANGES, VALUES, find
 
-from pgseal.errors import StorageError
+from pgseal.errors import AlteredRecordError, StorageError
 from pgseal.verifier.compare import form_leaf
 
 CLEAN = make_sample(40)
@@ -113,6 +113,22 @@ def test_trail_without_a_source_is_named_as_unchecked(sample: Sample):
     report = sample.verify()
     assert report.ok
     assert report.unchecked_trails == ("clinic (incarnation 1)",)
+
+
+def test_trail_that_the_vault_is_too_damaged_to_judge_is_not_compared(sample: Sample, monkeypatch):
+    monkeypatch.setattr("pgseal.verifier.verifier._MAX_DAMAGED", 3)
+    for index in range(20):
+        sample.rows[index] = replace(sample.rows[index], outcome="denied")
+    report = sample.verify()
+    assert report.not_compared == ("trail clinic",)
+    assert report.unchecked_trails == ("clinic (incarnation 1)",)
+
+
+def test_what_the_feed_has_to_say_is_a_finding_beside_the_rows_own(sample: Sample):
+    sample.trail.damage = AlteredRecordError("vault.feed was changed", where="vault", trail="clinic", record_id=601)
+    sample.trail.rows[300] = replace(sample.trail.rows[300], xid=1)
+    found = [(finding.where, finding.id) for finding in sample.verify().findings]
+    assert found == [("vault", 601), ("trail", 301)]
 
 
 def test_rows_out_of_order_cannot_be_checked(sample: Sample):

@@ -19,13 +19,15 @@ from pgseal.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
     from pgseal.core.keys import SignerKey
-    from pgseal.postgres import Connection, ServerIdentity
+    from pgseal.postgres import Connection
     from pgseal.settings import Settings
 
 EXAMPLE = (
     "pgseal init --source postgresql://app@db/clinic --vault postgresql://audit@vault/pgseal "
     "--ledger /var/lib/pgseal/ledger --origin clinic.example/prod"
 )
+
+_STATE = ".pgseal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ def _make_plan(
     if found is None:
         assert source and vault and ledger and origin  # noqa: S101, PT018 - the loop above
         name = name or _name_trail(describe_dsn(_reveal(source, "--source")))
-        return Plan(path, source, vault, ledger, origin, name, key or "pgseal.key", state or ".pgseal")
+        return Plan(path, source, vault, ledger, origin, name, key or "pgseal.key", state or _STATE)
     for option, value, kept in (
         ("--origin", origin, found.origin),
         ("--ledger", ledger and _absolute(ledger), str(found.ledger)),
@@ -134,6 +136,7 @@ def _make_plan(
 
 
 def _set_up(plan: Plan, found: "Settings | None", *, as_json: bool) -> None:
+    from pgseal.cli import preflight
     from pgseal.cli.output import print_json, warn
     from pgseal.core.checkpoint import check_origin
     from pgseal.ledger.adopt import prepare_directory
@@ -149,9 +152,14 @@ def _set_up(plan: Plan, found: "Settings | None", *, as_json: bool) -> None:
     vault_dsn = found.vault.dsn.reveal() if found else _reveal(plan.vault, "--vault")
     side = f"source {plan.name!r}"
     with closing(connect(source_dsn, side=side)) as source, closing(connect(vault_dsn, side="vault")) as vault:
-        warning = _check_apart(source, vault)
-        _check_ledger(plan, found)
-        _check_key(plan, found)
+        shared = preflight.check_apart(source, vault)
+        warnings = [shared] if shared else []
+        published = preflight.check_ledger(plan.ledger, plan.origin, is_configured=found is not None)
+        signer = _check_key(plan, found)
+        if found is None:
+            preflight.check_one_log(vault, _state_path(plan), signer, published, plan.origin)
+        elif known is None:
+            warnings += preflight.check_new_source(source, found)
         trail = install_schema(source, "audit", "pgseal.trail", side=side)
         install_schema(vault, "audit", "pgseal.trail", side="vault")
         vault_schema = install_schema(vault, "vault", "pgseal.vault", side="vault")
@@ -161,7 +169,7 @@ def _set_up(plan: Plan, found: "Settings | None", *, as_json: bool) -> None:
     _write_configuration(plan, found, known is not None)
     settings = load(plan.path)
     size = _publish_initial(settings) if checkpoint is None else checkpoint.size
-    if warning:
+    for warning in warnings:
         warn(warning)
     if as_json:
         print_json(
@@ -171,7 +179,7 @@ def _set_up(plan: Plan, found: "Settings | None", *, as_json: bool) -> None:
                 "vault": {"version": vault_schema.version, "created": vault_schema.created},
                 "ledger": {"size": size},
                 "vkey": str(signer.verifier),
-                "warnings": [warning] if warning else [],
+                "warnings": warnings,
             }
         )
         return
@@ -205,40 +213,6 @@ def _name_trail(description: str) -> str:
     return name if name.strip("_") and name != "vault" else "source"
 
 
-def _check_apart(source: "Connection", vault: "Connection") -> str | None:
-    """Refuse one database for both; return a warning if they share a server."""
-    from pgseal.postgres import read_identity, translated_errors
-
-    places: list[tuple[ServerIdentity, int]] = []
-    for connection, side in ((source, "source"), (vault, "vault")):
-        with translated_errors(side):
-            row = connection.execute(
-                "SELECT oid::bigint FROM pg_database WHERE datname = current_database()"
-            ).fetchone()
-            places.append((read_identity(connection), row[0] if row else 0))
-    if places[0][0] != places[1][0]:
-        return None
-    if places[0] == places[1]:
-        raise ConfigError(
-            f"source and vault are the same database ({source.info.dbname}): the vault must be another one, "
-            "best on another server, out of reach of the source's administrators"
-        )
-    return "source and vault are on the same server: whoever administers it can change both; fine for a trial"
-
-
-def _check_ledger(plan: Plan, found: "Settings | None") -> None:
-    """Refuse a directory that cannot become the ledger; raises as ``check_empty_or_ledger``."""
-    from pgseal.ledger.adopt import check_empty_or_ledger
-    from pgseal.ledger.store import MissingObjectError
-
-    try:
-        check_empty_or_ledger(plan.ledger, plan.origin)
-    except (FormatError, MissingObjectError) as error:
-        if found is not None:  # damage to our own ledger, not a wrong choice
-            raise
-        raise ConfigError(f"--ledger: {error}, or choose an empty directory") from error
-
-
 def _version_of(connection: "Connection") -> str:
     version = connection.info.server_version
     return f"PostgreSQL {version // 10000}.{version % 10000}"
@@ -249,6 +223,11 @@ def _key_path(plan: Plan, found: "Settings | None") -> Path | None:
     if found is not None:
         return found.key.path
     return Path(plan.key).absolute()
+
+
+def _state_path(plan: Plan) -> Path:
+    """Return the directory of what the sealer keeps; unless given, it is beside the configuration."""
+    return Path(_absolute(plan.state)) if plan.state != _STATE else plan.path.absolute().parent / _STATE
 
 
 def _check_key(plan: Plan, found: "Settings | None") -> "SignerKey | None":
@@ -310,7 +289,7 @@ def _write_configuration(plan: Plan, found: "Settings | None", is_known: bool) -
             origin=plan.origin,
             ledger=_relative(plan.ledger, base),
             key=f"file:{_relative(plan.key, base)}",
-            state=_relative(plan.state, base) if plan.state != ".pgseal" else plan.state,
+            state=_relative(plan.state, base) if plan.state != _STATE else plan.state,
             vault_dsn=_rebase(plan.vault, base),
             sources=[(plan.name, _rebase(plan.source, base))],
         )

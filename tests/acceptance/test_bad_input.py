@@ -171,3 +171,48 @@ def test_each_missing_privilege_is_named_with_the_statement_that_grants_it(shell
     cluster.execute(statement_of(message))
     shell("seal", "--once", **other)
     assert "✓ nothing was changed" in shell("verify").stdout
+
+
+@pytest.mark.parametrize(
+    ("side", "revoked", "command"),
+    [
+        ("source", "SELECT ON audit.record_id_seq", ("seal", "--once")),
+        ("source", "SELECT ON audit.record", ("seal", "--once")),
+        ("source", "SELECT ON audit.record", ("verify",)),
+        ("source", "SELECT ON audit.tracked", ("status",)),
+        ("source", "SELECT ON audit.migration", ("seal", "--once")),
+        ("source", "EXECUTE ON FUNCTION audit.ensure_partitions(interval)", ("seal", "--once")),
+        ("vault", "USAGE ON SCHEMA vault", ("seal", "--once")),
+        ("vault", "SELECT ON vault.record", ("verify",)),
+        ("vault", "INSERT ON vault.record", ("seal", "--once")),
+        ("vault", "UPDATE ON vault.feed", ("seal", "--once")),
+        ("vault", "SELECT ON audit.record", ("seal", "--once")),
+    ],
+)
+def test_a_right_of_the_sealer_that_was_taken_away_is_named_with_what_gives_it_back(
+    shell, deployment, side, revoked, command
+):
+    """Not with membership in the owner: the sealer and its login stay what they are."""
+    dsn = getattr(deployment, side)
+    query(dsn, f"REVOKE {revoked} FROM pgseal_sealer")
+
+    is_status = command == ("status",)
+    message = "".join(shell.json("status", code=3)["warnings"]) if is_status else shell.refuse(*command)
+    assert "permission denied" in message
+    assert "pgseal_owner" not in message
+    query(dsn, re.search(r"GRANT [A-Z].* TO pgseal_sealer", message)[0])
+    check_unharmed(deployment)
+
+
+def test_who_lacks_a_role_is_told_which_connection_string_it_is_about(shell, new_cluster: NewCluster):
+    cluster = new_cluster(16)
+    source, vault = cluster.create_database("app"), cluster.create_database("vault")
+    cluster.execute("CREATE ROLE other LOGIN")
+    fill(source)
+    shell("init", "--source", source, "--vault", vault, "--ledger", "ledger", "--origin", "a/b")
+    others = {"PGSEAL_SOURCE_DSN": conninfo.make_conninfo(source, user="other")}
+
+    message = shell.refuse("track", "patients", **others)
+    assert "GRANT pgseal_owner TO the login of admin_dsn" in message
+    others = {"PGSEAL_VAULT_DSN": conninfo.make_conninfo(vault, user="other")}
+    assert "GRANT pgseal_reader TO the login of the vault's dsn" in shell.refuse("search", **others)

@@ -16,6 +16,7 @@ import psycopg
 from psycopg import conninfo, pq, sql
 
 from pgseal.errors import ConfigError, StorageError, UnavailableError
+from pgseal.postgres.hints import explain_denied
 
 MINIMUM_VERSION = 140000
 
@@ -53,8 +54,10 @@ _CHANGED = "what pgseal init installed there was dropped or changed: restore it 
 
 
 @contextmanager
-def translated_errors(side: str) -> Generator[None, None, None]:
-    """Turn psycopg's errors into pgseal's; ``side`` is the words for what was being talked to.
+def translated_errors(side: str, *, role: str | None = None) -> Generator[None, None, None]:
+    """Turn psycopg's errors into pgseal's.
+
+    ``side`` is the words for what was being talked to; ``role`` the role acted as, None for the login itself.
 
     Raises:
         UnavailableError: the connection failed or broke, or the server is out of resources.
@@ -66,7 +69,8 @@ def translated_errors(side: str) -> Generator[None, None, None]:
     try:
         yield
     except psycopg.errors.InsufficientPrivilege as error:
-        raise ConfigError(f"{side}: {_first_line(error)}; {_way_out(error)}") from error
+        message = _first_line(error)
+        raise ConfigError(f"{side}: {message}; {explain_denied(message, side=side, role=role)}") from error
     except (psycopg.errors.InvalidPassword, psycopg.errors.InvalidAuthorizationSpecification) as error:
         raise ConfigError(f"{side}: login refused: {_first_line(error)}; check user and password of the DSN") from error
     except psycopg.errors.InvalidCatalogName as error:
@@ -81,25 +85,6 @@ def translated_errors(side: str) -> Generator[None, None, None]:
         raise StorageError(f"{side}: the server refuses: {_first_line(error)}") from error
 
 
-# What a person grants so that "permission denied for <kind> <name>" goes away.
-_PRIVILEGES = {"schema": "USAGE", "sequence": "USAGE", "function": "EXECUTE", "database": "CREATE", "table": "SELECT"}
-# Our own objects, and the least of our roles that may use them.
-_OWN_OBJECTS = {
-    **dict.fromkeys(("vault", "record", "feed"), "pgseal_reader"),
-    **dict.fromkeys(("audit", "record_id_seq", "tracked", "migration"), "pgseal_owner"),
-}
-
-
-def _way_out(error: psycopg.Error) -> str:
-    denied = re.search(r"permission denied for (\w+) (\S+)", _first_line(error))
-    if denied is None or denied[1] not in _PRIVILEGES:
-        return "connect as a role that may, such as the owner"
-    kind, name = denied[1], denied[2]
-    if name in _OWN_OBJECTS:
-        return f"as a superuser: GRANT {_OWN_OBJECTS[name]} TO the role that pgseal logs in as"
-    return f"as its owner: GRANT {_PRIVILEGES[kind]} ON {kind.upper()} {name} TO the role that pgseal logs in as"
-
-
 def _first_line(error: psycopg.Error) -> str:
     text = error.diag.message_primary or str(error)
     return text.strip().splitlines()[0] if text.strip() else type(error).__name__
@@ -111,7 +96,7 @@ def connect(dsn: str, *, side: str, role: LiteralString | None = None) -> Connec
     Args:
         dsn: libpq connection string or URI.
         side: words for errors, e.g. ``source 'clinic'``.
-        role: role to ``SET ROLE`` to; the login must be a member of it.
+        role: role to ``SET ROLE`` to; the login must be a member of it. Errors later on are to be translated with it.
 
     Raises:
         ConfigError: malformed DSN, refused login, missing database, role not granted, server older than 14.
@@ -206,15 +191,17 @@ def read_identity(connection: Connection) -> ServerIdentity:
     return ServerIdentity(int(row[0]), int(row[1]))
 
 
-def copy_lines(connection: Connection, query: sql.Composable, *, side: str) -> Generator[bytes, None, None]:
+def copy_lines(
+    connection: Connection, query: sql.Composable, *, side: str, role: str | None = None
+) -> Generator[bytes, None, None]:
     """Yield the rows of a query as COPY text lines, without their newline."""
-    with closing(copy_messages(connection, query, side=side)) as messages:
+    with closing(copy_messages(connection, query, side=side, role=role)) as messages:
         for message in messages:
             yield message[:-1]
 
 
 def copy_messages(
-    connection: Connection, query: sql.Composable, *, side: str, binary: bool = False
+    connection: Connection, query: sql.Composable, *, side: str, role: str | None = None, binary: bool = False
 ) -> Generator[bytes, None, None]:
     """Yield what ``COPY (query) TO STDOUT`` sends, message by message: a row each (binary: header and trailer too).
 
@@ -223,7 +210,7 @@ def copy_messages(
     """
     statement = sql.SQL("COPY ({}) TO STDOUT{}").format(query, sql.SQL(" (FORMAT binary)" if binary else ""))
     pgconn = connection.pgconn
-    with translated_errors(side), connection.lock:
+    with translated_errors(side, role=role), connection.lock:
         pgconn.send_query(statement.as_bytes(connection))
         _finish_results(pgconn, until_copy=True)
         is_complete = False

@@ -41,7 +41,7 @@ from pgseal.ledger.adopt import check_empty_or_ledger, prepare_directory
 from pgseal.ledger.reader import LedgerReader
 from pgseal.ledger.store import DirectoryStore, MissingObjectError
 from pgseal.ledger.writer import LedgerWriter
-from pgseal.postgres import connect, read_version
+from pgseal.postgres import connect, read_version, translated_errors
 from pgseal.sealer.ahead import read_ahead
 from pgseal.sealer.encode import EncodedChunk, MalformedRow
 from pgseal.sealer.startup import check_feed, check_last_rows, check_vault_size, read_pending
@@ -125,7 +125,9 @@ class Sealer:
             connection = stack.enter_context(
                 closing(connect(settings.vault.dsn.reveal(), side="vault", role=SEALER_ROLE))
             )
-            if read_version(connection, "vault", side="vault") == 0:
+            with translated_errors("vault", role=SEALER_ROLE):
+                version = read_version(connection, "vault", side="vault")
+            if version == 0:
                 raise ConfigError("vault: nothing is installed there; run pgseal init")  # noqa: TRY301
             vault = VaultStore(connection)
             vault.lock()

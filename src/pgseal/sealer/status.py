@@ -104,7 +104,7 @@ def _read_trail(address: TrailAddress, vault: VaultStore | None, warnings: list[
         return trail
 
     def read() -> None:
-        with closing(address.connect()) as connection, translated_errors(address.side):
+        with closing(address.connect()) as connection, translated_errors(address.side, role=SEALER_ROLE):
             trail["unsealed"] = PollFeed(connection, side=address.side).count_unsealed(read_state(vault, address.name))
             trail["records"] = _scalar(connection, "SELECT count(*) FROM audit.record")
             end = read_partition_end(connection)
@@ -135,7 +135,10 @@ def _read_oldest_transaction(address: TrailAddress, warnings: list[str]) -> floa
 
 def _read_tables(source: Source, warnings: list[str]) -> list[dict[str, Any]]:
     side = f"source {source.name!r}"
-    with closing(connect(source.dsn.reveal(), side=side, role=SEALER_ROLE)) as connection, translated_errors(side):
+    with (
+        closing(connect(source.dsn.reveal(), side=side, role=SEALER_ROLE)) as connection,
+        translated_errors(side, role=SEALER_ROLE),
+    ):
         tracked = list_tracked(connection)
         faults = read_trigger_faults(connection)
         drifts = read_drift(connection)

@@ -4,14 +4,14 @@ import time
 from dataclasses import dataclass, field
 
 from pgseal.errors import AlteredRecordError, ConfigError, UnavailableError
-from pgseal.postgres import Connection, ServerIdentity, connect, read_version
+from pgseal.postgres import SEALER, Connection, ServerIdentity, connect, read_version, translated_errors
 from pgseal.sealer.encode import ChunkEncoder
 from pgseal.settings import Settings
 from pgseal.trail.feed import FeedState, PollFeed
 from pgseal.vault.store import FeedRow, VaultStore
 
 VAULT_TRAIL = "vault"
-SEALER_ROLE = "pgseal_sealer"
+SEALER_ROLE = SEALER
 _MAX_PAUSE_SECONDS = 30.0
 
 
@@ -30,9 +30,14 @@ class TrailAddress:
     def connect(self) -> Connection:
         """Connect as pgseal_sealer; raises ``ConfigError`` or ``UnavailableError``."""
         connection = connect(self.dsn, side=self.side, role=SEALER_ROLE)
-        if read_version(connection, "audit", side=self.side) == 0:
+        try:
+            with translated_errors(self.side, role=SEALER_ROLE):
+                version = read_version(connection, "audit", side=self.side)
+            if version == 0:
+                raise ConfigError(f"{self.side}: no trail is installed; run pgseal init")  # noqa: TRY301
+        except BaseException:
             connection.close()
-            raise ConfigError(f"{self.side}: no trail is installed; run pgseal init")
+            raise
         return connection
 
 

@@ -23,6 +23,7 @@ sequence and taking the snapshot the feed completes an xid of its own.
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import LiteralString
 
 from psycopg import sql
@@ -30,6 +31,7 @@ from psycopg import sql
 from pgseal.copybinary import iter_rows
 from pgseal.errors import RollbackError
 from pgseal.postgres import (
+    SEALER,
     Connection,
     ServerIdentity,
     copy_lines,
@@ -98,7 +100,8 @@ class PollFeed:
         """Use ``connection`` (autocommit, role pgseal_sealer), and nothing else may."""
         self._connection = connection
         self._side = side
-        with translated_errors(side):
+        self._errors = partial(translated_errors, side, role=SEALER)
+        with self._errors():
             # A row security policy on the trail must be an error, not a filter; and an index scan in id order is
             # right whatever the statistics of a table that only grows.
             connection.execute("SET row_security = off")
@@ -111,13 +114,16 @@ class PollFeed:
 
         Raises ``RollbackError``. (That the last sealed rows are still there, byte for byte, the sealer checks.)
         """
-        with translated_errors(self._side):
+        with self._errors():
             identity = read_identity(self._connection)
             row = self._connection.execute(
                 "SELECT pg_is_in_recovery(), pg_current_wal_flush_lsn() < %s::pg_lsn, "
                 "pg_snapshot_xmax(pg_current_snapshot())::text::bigint < %s",
                 [state.flush_lsn, Snapshot.parse(state.pending or state.snapshot).xmax],
             ).fetchone()
+            drawn = int(
+                str(self._scalar("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM audit.record_id_seq"))
+            )
         if state.identity is None or row is None:
             return
         if identity.system_identifier != state.identity.system_identifier:
@@ -132,7 +138,6 @@ class PollFeed:
         if row[2]:
             raise self._rollback(state, "its transaction counter is behind what was sealed")
         last_id = max((state.pending_last_id, *(last_id for _, last_id in state.floors)))
-        drawn = int(str(self._scalar("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM audit.record_id_seq")))
         if last_id > drawn:
             raise self._rollback(state, f"its sequence of ids stands at {drawn}, vault.feed knows of id {last_id}")
 
@@ -146,7 +151,7 @@ class PollFeed:
 
     def maintain(self) -> None:
         """Make the trail's partitions well ahead of time."""
-        with translated_errors(self._side):
+        with self._errors():
             self._connection.execute("SELECT audit.ensure_partitions()")
 
     def begin(self, state: FeedState) -> FeedState | None:
@@ -154,7 +159,7 @@ class PollFeed:
 
         The state returned has ``pending`` set and everything it shows is durable in the source.
         """
-        with translated_errors(self._side):
+        with self._errors():
             if state.pending is not None:
                 return state
             condition = self._condition(replace(state, pending=self._read_snapshot()))
@@ -182,7 +187,7 @@ class PollFeed:
         query = sql.SQL(
             "SELECT {columns} FROM audit.record AS r WHERE {condition} ORDER BY r.id LIMIT {limit}",
         ).format(columns=sql.SQL(SEALED_COLUMNS), condition=self._condition(state), limit=sql.Literal(limit))
-        with closing(copy_messages(self._connection, query, side=self._side, binary=True)) as messages:
+        with closing(copy_messages(self._connection, query, side=self._side, role=SEALER, binary=True)) as messages:
             yield from iter_rows(messages)
 
     def read_rows(self, ids: Sequence[int]) -> Generator[bytes, None, None]:
@@ -190,21 +195,21 @@ class PollFeed:
         query = sql.SQL(
             "SELECT {columns} FROM audit.record AS r WHERE r.id = ANY({ids}) ORDER BY r.id",
         ).format(columns=sql.SQL(RECORD_COLUMNS), ids=sql.Literal(list(ids)))
-        return copy_lines(self._connection, query, side=self._side)
+        return copy_lines(self._connection, query, side=self._side, role=SEALER)
 
     def read_handed_on(self, state: FeedState) -> Generator[bytes, None, None]:
         """Yield the ids, in decimal and rising, that ``position`` says were handed on of the batch under way."""
         query = sql.SQL("SELECT r.id FROM audit.record AS r WHERE {} AND r.id <= {} ORDER BY r.id").format(
             self._condition(replace(state, position=0)), sql.Literal(state.position)
         )
-        return copy_lines(self._connection, query, side=self._side)
+        return copy_lines(self._connection, query, side=self._side, role=SEALER)
 
     def count_unsealed(self, state: FeedState) -> int:
         """Return how many committed rows are not handed on yet.
 
         The floors may be false (floors.py): they are relied on only for what is older than the newest million rows.
         """
-        with translated_errors(self._side):
+        with self._errors():
             floor, _ = self._find_floor(replace(state, pending=self._read_snapshot()))
             query = sql.SQL(
                 "SELECT count(*) FROM audit.record AS r WHERE r.id > least({floor}, (SELECT min(n.id) - 1 FROM ("

@@ -14,7 +14,7 @@ from itertools import accumulate
 from psycopg import sql
 
 from pgseal.errors import AlteredRecordError
-from pgseal.postgres import Connection, translated_errors
+from pgseal.postgres import SEALER, Connection, translated_errors
 from pgseal.trail.feed import FeedState
 
 
@@ -32,7 +32,7 @@ def check_floors(connection: Connection, state: FeedState, *, side: str) -> None
     limits = _limits([(xmax, last_id) for xmax, last_id in floors if last_id > 0])
     if not limits:
         return
-    with translated_errors(side), connection.transaction():
+    with translated_errors(side, role=SEALER), connection.transaction():
         connection.execute("SET LOCAL row_security = off")
         connection.execute("SET LOCAL enable_seqscan = on")
         connection.execute("SET LOCAL max_parallel_workers_per_gather TO DEFAULT")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from pgseal.errors import TamperError
-from pgseal.postgres import Connection, copy_lines
+from pgseal.postgres import SEALER, Connection, copy_lines
 from pgseal.trail.feed import FeedState
 from pgseal.trail.floors import check_floors
 from pgseal.trail.rows import RECORD_COLUMNS, HeadCache
@@ -59,7 +59,7 @@ class TrailRows:
             columns=sql.SQL(RECORD_COLUMNS),
         )
         heads = HeadCache(state.trail, state.incarnation)
-        for line in copy_lines(self.connection, query, side=self.side):
+        for line in copy_lines(self.connection, query, side=self.side, role=SEALER):
             sealed, _, row = line.partition(b"\t")
             record_id, content = heads.parse_content(row)
             yield b"\t".join((sealed, b"%d" % record_id, *content))

@@ -47,7 +47,7 @@ class VaultRows:
             sql.SQL(self.columns),
             condition,
         )
-        return copy_messages(self._connect("rows"), query, side="vault", binary=True)
+        return copy_messages(self._connect("rows"), query, side="vault", role=self.role, binary=True)
 
     def copy_trail(self, trail: str, incarnation: int) -> Iterator[bytes]:
         """Yield COPY lines of one incarnation of a trail: leaf_index, id, time to relation, actor, data; by id."""
@@ -55,7 +55,7 @@ class VaultRows:
             "SELECT leaf_index, id, time, xid, source, category, action, outcome, relation, actor, data "
             "FROM vault.record WHERE trail = {} AND incarnation = {} ORDER BY id",
         ).format(sql.Literal(trail), sql.Literal(incarnation))
-        return copy_lines(self._connect("trail"), query, side="vault")
+        return copy_lines(self._connect("trail"), query, side="vault", role=self.role)
 
     def _connect(self, purpose: str) -> Connection:
         connection = self._connections.get(purpose)

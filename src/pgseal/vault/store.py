@@ -7,15 +7,14 @@ the feed has come, are kept together or not at all.
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import LiteralString
 
 from psycopg import Copy, sql
 
 from pgseal.copybinary import HEADER, TRAILER
 from pgseal.errors import ConflictError
-from pgseal.postgres import Connection, copy_lines, translated_errors
-
-SEALER = "pgseal_sealer"
+from pgseal.postgres import SEALER, Connection, copy_lines, translated_errors
 
 #: Columns of vault.record in table order; every COPY line of the vault has them.
 COLUMNS: LiteralString = (
@@ -58,7 +57,8 @@ class VaultStore:
         """Use ``connection``; a commit is durable when it returns, whatever the server's default."""
         self._connection = connection
         self._side = side
-        with translated_errors(side):
+        self._errors = partial(translated_errors, side, role=SEALER)
+        with self._errors():
             connection.execute("SET synchronous_commit = on")
             connection.execute("SET row_security = off")
 
@@ -69,7 +69,7 @@ class VaultStore:
 
     def lock(self) -> None:
         """Be the only sealer of this vault as long as the connection lasts; raises ``ConflictError``."""
-        with translated_errors(self._side):
+        with self._errors():
             row = self._connection.execute(
                 "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))",
                 [_LOCK],
@@ -79,7 +79,7 @@ class VaultStore:
 
     def count(self) -> int:
         """Return the number of leaves the vault holds: its greatest leaf index plus one."""
-        with translated_errors(self._side):
+        with self._errors():
             row = self._connection.execute("SELECT coalesce(max(leaf_index) + 1, 0) FROM vault.record").fetchone()
         return int(row[0]) if row else 0
 
@@ -92,7 +92,7 @@ class VaultStore:
                 )
             ),
         )
-        with translated_errors(self._side):
+        with self._errors():
             row = self._connection.execute(query, [trail]).fetchone()
         return FeedRow(*row) if row else None
 
@@ -109,13 +109,13 @@ class VaultStore:
         )
         values = [getattr(row, name) for name in names]
         values[names.index("floors")] = list(row.floors)
-        with translated_errors(self._side):
+        with self._errors():
             self._connection.execute(query, values)
 
     @contextmanager
     def transaction(self) -> Generator[None, None, None]:
         """Everything within is kept together, durably, or not at all."""
-        with translated_errors(self._side), self._connection.transaction():
+        with self._errors(), self._connection.transaction():
             yield
 
     @contextmanager
@@ -129,7 +129,7 @@ class VaultStore:
 
     def find_known_ids(self, trail: str, incarnation: int, ids: Sequence[int]) -> set[int]:
         """Return those of ``ids`` that the vault has already."""
-        with translated_errors(self._side):
+        with self._errors():
             rows = self._connection.execute(
                 "SELECT id FROM vault.record WHERE trail = %s AND incarnation = %s AND id = ANY(%s)",
                 [trail, incarnation, list(ids)],
@@ -140,7 +140,7 @@ class VaultStore:
         """Return those of ``ids`` that the vault's own trail states as ``MALFORMED``."""
         if not ids:
             return set()
-        with translated_errors(self._side):
+        with self._errors():
             rows = self._connection.execute(
                 "SELECT data->>'id' FROM audit.record WHERE source = 'system' AND action = 'MALFORMED' "
                 "AND data->>'trail' = %s AND data->>'incarnation' = %s AND data->>'id' = ANY(%s)",
@@ -160,11 +160,12 @@ class VaultStore:
                 sql.Literal(end),
             ),
             side=self._side,
+            role=SEALER,
         )
 
     def read_newest_incarnation(self, trail: str) -> int | None:
         """Return the greatest incarnation of a trail's records; None without any."""
-        with translated_errors(self._side):
+        with self._errors():
             row = self._connection.execute(
                 "SELECT incarnation FROM vault.record WHERE trail = %s ORDER BY trail DESC, incarnation DESC LIMIT 1",
                 [trail],
@@ -183,4 +184,4 @@ class VaultStore:
             sql.Literal(below),
             sql.Literal(limit),
         )
-        return list(copy_lines(self._connection, query, side=self._side))
+        return list(copy_lines(self._connection, query, side=self._side, role=SEALER))

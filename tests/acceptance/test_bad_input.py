@@ -216,3 +216,16 @@ def test_who_lacks_a_role_is_told_which_connection_string_it_is_about(shell, new
     assert "GRANT pgseal_owner TO the login of admin_dsn" in message
     others = {"PGSEAL_VAULT_DSN": conninfo.make_conninfo(vault, user="other")}
     assert "GRANT pgseal_reader TO the login of the vault's dsn" in shell.refuse("search", **others)
+
+
+def test_the_sealers_login_is_not_asked_to_become_an_administrator(shell, deployment):
+    for variable, command, expected in (
+        ("PGSEAL_VAULT_DSN", ("init",), "run it with PGSEAL_VAULT_DSN set to an administrator's login"),
+        ("PGSEAL_SOURCE_DSN", ("init",), "set admin_dsn to an administrator's login"),
+        ("PGSEAL_SOURCE_DSN", ("untrack", "patients"), "admin_dsn"),
+    ):
+        dsn = deployment.vault if "VAULT" in variable else deployment.source
+        message = shell.refuse(*command, **{variable: conninfo.make_conninfo(dsn, user="pgseal_sealer")})
+        assert expected in message
+        assert "GRANT pgseal_owner TO pgseal_sealer" not in message
+    check_unharmed(deployment)

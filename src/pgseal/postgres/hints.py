@@ -37,6 +37,8 @@ def explain_denied(message: str, *, side: str, role: str | None) -> str:
         side: ``vault``, or words for a source.
         role: the role that was acted as; None for the login itself.
     """
+    if '"pgseal_owner"' in message:  # permission denied to set role
+        return "connect as a member of pgseal_owner: admin_dsn"
     denied = re.search(r"permission denied for (\w+) (\S+)", message)
     if denied is None or denied[1] not in _PRIVILEGES:
         return "connect as a role that may, such as the owner"

@@ -138,9 +138,14 @@ def _grant_membership(connection: Connection, role: str, side: str) -> None:
         with connection.transaction():
             connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), sql.Identifier(user)))
     except psycopg.errors.InsufficientPrivilege as error:
-        raise ConfigError(
-            f"{side}: {user!r} is not a member of {role}; as a superuser: GRANT {role} TO {quote_name(user)}"
-        ) from error
+        way_out = (
+            "run it with PGSEAL_VAULT_DSN set to an administrator's login"
+            if side == "vault"
+            else "set admin_dsn to an administrator's login"
+        )
+        if user not in _ROLES:  # ours keep the rights they have
+            way_out += f", or as a superuser: GRANT {role} TO {quote_name(user)}"
+        raise ConfigError(f"{side}: {user!r} is not a member of {role}: {way_out}") from error
 
 
 def _grant_statistics(connection: Connection) -> None:

@@ -7,12 +7,14 @@ import typer
 
 from pgseal.cli.invocation import load_settings
 
-app = typer.Typer(help="The key that signs the log.", rich_markup_mode=None, no_args_is_help=True)
+app = typer.Typer(help="The key that signs the log.", rich_markup_mode=None)
 
 
-@app.callback()
-def group() -> None:
-    """Hold the commands about the key."""
+@app.callback(invoke_without_command=True)
+def group(context: typer.Context) -> None:
+    """Hold the commands about the key; alone, say which there are."""
+    if context.invoked_subcommand is None:
+        sys.stdout.write(f"{context.get_help()}\n")
 
 
 @app.command(epilog="Example: pgseal key show > clinic.vkey")

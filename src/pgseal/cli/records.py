@@ -41,9 +41,10 @@ def describe_actor(record: "Record") -> str:
 
 
 def find_claimed_actor(who: Mapping[str, Any]) -> object:
-    """Return who the application says acts; None if it did not say."""
+    """Return who the application says acts; None if it did not say, or said nothing (``""``)."""
     claimed = who.get("claimed")
-    return cast("Mapping[str, object]", claimed).get("actor") if isinstance(claimed, dict) else None
+    actor = cast("Mapping[str, object]", claimed).get("actor") if isinstance(claimed, dict) else None
+    return None if actor == "" else actor
 
 
 def format_records(records: "list[Record]", sealed_size: int | None, *, utc: bool, table: bool) -> Iterator[Line]:

@@ -16,6 +16,7 @@ from pgseal import settings
 from pgseal.core.keys import VerifierKey
 from pgseal.core.proof import check_proof_file
 from pgseal.demo.attacks import ATTACKS
+from pgseal.demo.binaries import find_binaries, find_server_user
 from pgseal.demo.commands import Pgseal, require_success
 from pgseal.demo.made_up import make_tables
 from pgseal.demo.narration import Narrator
@@ -144,6 +145,9 @@ def tell(options: Options, narrator: Narrator, pgseal: Pgseal, home: Home) -> tu
     with ExitStack() as stack:
         stack.callback(_let_signals_through)
         stack.callback(home.remove)
+        # Before a word is said: there is nothing to tell without servers.
+        find_binaries()
+        find_server_user()
         narrator.line(("pgseal demo", "bold"), ": who changed what in a clinic's database, and can anybody hide it?")
         tables = make_tables() if options.data is None else read_tables(options.data, narrator.note)
         narrator.chapter(

@@ -29,6 +29,27 @@ def test_every_help_has_one_example(command, capsys):
     assert capsys.readouterr().out.count(f"Example: pgseal {' '.join(command)}") == 1
 
 
+def test_key_alone_shows_its_help_as_it_is_with_help(capsys):
+    assert main(["key", "--help"]) == 0
+    help_text = capsys.readouterr().out
+
+    assert main(["key"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == help_text
+    assert shown.err == ""
+    assert "\n  show " in shown.out
+
+
+def test_demo_without_its_postgresql_says_so_and_nothing_else(monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+
+    assert main(["demo"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "pip install 'pgseal[embedded]'" in shown.err
+    assert shown.err.count("\n") == 1
+
+
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("pgseal 0.")

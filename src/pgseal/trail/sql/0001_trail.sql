@@ -275,6 +275,12 @@ BEGIN
         RAISE EXCEPTION 'pgseal: action must match [A-Z][A-Z0-9_]{0,62}, got %', quote_nullable(action)
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    IF action IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'SNAPSHOT', 'TRACK', 'UNTRACK', 'HEARTBEAT', 'ERASE',
+                  'RETENTION', 'RECOVER', 'MALFORMED', 'CLOCK', 'KEY_ROTATE') THEN
+        RAISE EXCEPTION 'pgseal: % is an action of pgseal''s own', quote_literal(action)
+            USING ERRCODE = 'reserved_name',
+                  HINT = 'It names changes of rows and what pgseal does itself: choose another name for the event.';
+    END IF;
     IF category IS NULL OR category NOT IN
         ('authentication', 'authorization', 'data_access', 'data_modification', 'configuration', 'administration') THEN
         RAISE EXCEPTION 'pgseal: unknown category %', quote_nullable(category)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pgseal import __version__
-from pgseal.cli import demo, history, init, key, prove, seal, search, status, track, untrack, verify
+from pgseal.cli import apply, demo, history, init, key, plan, prove, seal, search, status, track, untrack, verify
 from pgseal.cli.failures import INTERRUPTED, describe_failure
 from pgseal.cli.invocation import Invocation
 
@@ -67,6 +67,8 @@ for command, example in (
     (init.init, init.EXAMPLE),
     (track.track, track.EXAMPLE),
     (untrack.untrack, untrack.EXAMPLE),
+    (plan.plan, plan.EXAMPLE),
+    (apply.apply, apply.EXAMPLE),
     (seal.seal, seal.EXAMPLE),
     (verify.verify, verify.EXAMPLE),
     (status.status, status.EXAMPLE),

@@ -21,6 +21,7 @@ from pgseal.settings import Settings, Source
 from pgseal.trail.capture import TableRule
 from pgseal.trail.feed import PollFeed
 from pgseal.trail.health import read_drift, read_partition_end, read_trigger_faults
+from pgseal.trail.policy import is_pattern
 from pgseal.trail.registry import list_tracked
 from pgseal.vault.store import VaultStore
 
@@ -163,7 +164,7 @@ def _read_tables(source: Source, warnings: list[str]) -> list[dict[str, Any]]:
     for table in tracked:
         if table.baseline == "pending":
             warnings.append(f"{table.relation}: the rows that stood before are not recorded; pgseal track it again")
-    for name in sorted(set(source.tables) - known.keys()):
+    for name in sorted(name for name in source.tables.keys() - known.keys() if not is_pattern(name)):
         warnings.append(f"{name}: in the configuration but not tracked; pgseal track it")
     return [
         {

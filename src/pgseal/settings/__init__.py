@@ -19,6 +19,9 @@
     exclude = ["photo"]
     mask = { ssn = "redact" }             # hash | redact
 
+    [source.tables."public.*"]            # a pattern: also tables that are made later, once pgseal apply sees them
+    except = ["public.sessions", "public.tmp_*"]
+
 Relative paths are relative to the file, in ``PGSEAL_*`` to the working directory. Whatever is wrong is one
 ``ConfigError`` with file, line and key. Secrets are read when they are used, so that searching the vault needs neither
 the signing key nor a source's password; no message, ``repr`` or ``str`` shows one.

@@ -48,8 +48,14 @@ def _check_origin(origin: str) -> str:
 
 
 class TablePolicy(_Model):
-    """What is left out of a table's records (``exclude``) and what is shown changed (``mask``: column → how)."""
+    """What is left out of a table's records (``exclude``) and what is shown changed (``mask``: column → how).
 
+    Under a pattern such as ``public.*``, ``except`` names what it does not mean; names and patterns.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    exceptions: Annotated[tuple[str, ...], Field(strict=False, alias="except")] = ()
     exclude: Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_check_columns)] = ()
     mask: dict[str, Masking] = {}
 

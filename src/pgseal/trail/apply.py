@@ -82,10 +82,36 @@ def format_step(step: Track | Untrack, layout: str = "") -> Iterator[tuple[bool,
     })  # fmt: skip
 
 
+def format_repairs(repairs: Sequence[sql.Composed]) -> list[sql.Composed]:
+    """Return the repairs and the record of them."""
+    words = [statement.as_string().split("\n", 1)[0] for statement in repairs]
+    return [*repairs, format_act("REPAIR", None, {"statements": words})] if repairs else []
+
+
+def format_script(
+    connection: Connection, steps: Sequence[Track | Untrack], repairs: Sequence[sql.Composed]
+) -> list[str]:
+    """Write what ``apply_steps`` would run as one transaction for ``psql``; the rows that stand now it leaves out."""
+    if not steps and not repairs:
+        return []
+    lines = ["BEGIN;", "SET LOCAL search_path = pg_catalog, pg_temp;"]
+    lines += [f"{lock.as_string()};" for step in steps if (lock := _format_lock(step)) is not None]
+    statements = [(True, statement) for statement in format_repairs(repairs)]
+    for step in steps:
+        layout = _read_layout(connection, step.table) if isinstance(step, Track) else ""
+        statements += format_step(step, layout)
+    for is_owner, statement in statements:
+        lines.append(f"SET LOCAL ROLE {'pgseal_owner' if is_owner else 'NONE'};")
+        lines.append(f"{statement.as_string()};")
+    lines += ["COMMIT;", "-- Then: pgseal apply, which records the rows that stood before."]
+    return lines
+
+
 def apply_steps(
     dsn: str,
     steps: Sequence[Track | Untrack],
     *,
+    repairs: Sequence[sql.Composed] = (),
     side: str,
     seconds: float = LOCK_SECONDS,
     progress: Progress | None = None,
@@ -98,6 +124,7 @@ def apply_steps(
     Args:
         dsn: how to connect as a role that owns the tables and is a member of pgseal_owner.
         steps: what to do, each table once.
+        repairs: statements that mend schema audit, run as its owner in the same transaction.
         side: words for errors.
         seconds: for how long locks are tried for.
         progress: called with a relation, its pages done, and its pages in all.
@@ -116,7 +143,7 @@ def apply_steps(
         closing(connect(dsn, side=side)) as reader,
         translated_errors(side),
     ):
-        found = _install(writer, reader, steps, to_read, seconds)
+        found = _install(writer, reader, steps, to_read, repairs, seconds)
         rows = {step.relation: 0 for step in steps}
         for step, place in zip(to_read, found, strict=True):
             report = _reporter(step.relation, progress)
@@ -146,6 +173,7 @@ def _install(
     reader: Connection,
     steps: Sequence[Track | Untrack],
     to_read: Sequence[Track],
+    repairs: Sequence[sql.Composed],
     seconds: float,
 ) -> list[baseline.Baseline]:
     """Try until the locks can be had; leave ``reader`` in a transaction on the locks' snapshot."""
@@ -155,6 +183,8 @@ def _install(
         try:
             with writer.transaction():
                 _lock(writer, reader, steps, to_read)
+                for statement in format_repairs(repairs):
+                    _as_owner(writer, statement)
                 return _do(writer, reader, steps, to_read)
         except psycopg.errors.LockNotAvailable as error:
             with contextlib.suppress(psycopg.Error):
@@ -177,14 +207,17 @@ def _lock(writer: Connection, reader: Connection, steps: Sequence[Track | Untrac
         for step in to_read:
             reader.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE NOWAIT").format(step.table.identifier))
     for step in steps:
-        if isinstance(step, Track):
-            # What CREATE TRIGGER takes, but before anything is read: writers are out from here to the commit.
-            mode, table = sql.SQL("SHARE ROW EXCLUSIVE"), step.table.identifier
-        elif step.table is not None:
-            mode, table = sql.SQL("ACCESS EXCLUSIVE"), step.table
-        else:
-            continue
-        writer.execute(sql.SQL("LOCK TABLE {} IN {} MODE NOWAIT").format(table, mode))
+        if (lock := _format_lock(step)) is not None:
+            writer.execute(lock)
+
+
+def _format_lock(step: Track | Untrack) -> sql.Composed | None:
+    if isinstance(step, Track):
+        # What CREATE TRIGGER takes, but before anything is read: writers are out from here to the commit.
+        return sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE NOWAIT").format(step.table.identifier)
+    if step.table is not None:
+        return sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE NOWAIT").format(step.table)
+    return None
 
 
 def _do(

@@ -46,8 +46,8 @@ ATTACH_GUARD = "pgseal_untrack_before_attach"
 class Shape(NamedTuple):
     """What ``pg_trigger`` says of a trigger.
 
-    ``state`` is when it is enabled (``A`` always, ``R`` in replica sessions only, ``O`` in all others), ``type`` the sum
-    of 1 for each row, 2 before, 4 insert, 8 delete, 16 update, 32 truncate.
+    ``state`` is when it is enabled (``A`` always, ``R`` in replica sessions only, ``O`` in all others), ``type`` the
+    sum of 1 for each row, 2 before, 4 insert, 8 delete, 16 update, 32 truncate.
     """
 
     state: Literal["A", "R", "O"]

@@ -262,3 +262,29 @@ def read_parts(connection: Connection, table: Table) -> list[TablePart]:
         {"oid": table.oid},
     ).fetchall()
     return [TablePart(sql.Identifier(schema, name), int(pages)) for schema, name, pages in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A table that could be captured, as far as a pattern needs to know."""
+
+    relation: str
+    columns: frozenset[str]
+
+
+def list_candidates(connection: Connection) -> list[Candidate]:
+    """List the tables that a pattern can mean: not the system's, pgseal's, an extension's, temporary, or partitions."""
+    rows = connection.execute(
+        """
+        SELECT n.nspname, c.relname,
+            ARRAY(SELECT a.attname::text FROM pg_attribute a
+                  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'p', 'f') AND NOT c.relispartition AND c.relpersistence <> 't'
+            AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'audit', 'vault') AND n.nspname !~ '^pg_toast'
+            AND NOT EXISTS (SELECT FROM pg_depend d
+                            WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+        ORDER BY 1, 2
+        """
+    ).fetchall()
+    return [Candidate(format_relation(schema, name), frozenset(columns)) for schema, name, columns in rows]

@@ -1,0 +1,229 @@
+"""What differs between the policy and the database, and the steps that would mend it. Reads only."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from psycopg import sql
+
+from pgseal.core.record import parse_relation
+from pgseal.errors import CaptureError, ConfigError
+from pgseal.postgres import Connection
+from pgseal.trail.apply import Track, Untrack
+from pgseal.trail.capture import TableRule
+from pgseal.trail.catalog import Table, list_candidates, read_table
+from pgseal.trail.health import TriggerFault, read_drift, read_trigger_faults
+from pgseal.trail.integrity import Difference, read_differences
+from pgseal.trail.policy import Entry, Wish, expand
+from pgseal.trail.registry import Registered, find_registered, list_tracked
+from pgseal.trail.track import check_owner, check_rule, plan_untrack
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One difference, in words. ``is_foreign``: it was made outside pgseal."""
+
+    sign: Literal["+", "-", "~"]
+    subject: str
+    text: str
+    is_foreign: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Differences, the steps on tables that mend them, and the statements (run as pgseal_owner) that mend the schema.
+
+    ``skipped`` are tables that a pattern matches and that cannot be captured, with the reason.
+    """
+
+    changes: Sequence[Change]
+    steps: Sequence[Track | Untrack]
+    repairs: Sequence[sql.Composed]
+    skipped: Sequence[tuple[str, str]]
+
+
+def read_plan(connection: Connection, entries: Mapping[str, Entry], *, side: str) -> Plan:
+    """Compare policy and database.
+
+    Args:
+        connection: of the role that would apply the plan.
+        entries: the policy's names and patterns.
+        side: words for errors.
+
+    Raises:
+        ConfigError: a name, pattern or column that is not there, or tables that the login does not own: all of them.
+    """
+    wishes, tables, skipped = _resolve(connection, entries)
+    changes, steps = _plan_tables(connection, wishes, tables, side)
+    altered = [drift.relation for drift in read_drift(connection)]
+    current = [
+        _read_current(connection, tracked.relation, tracked.rule)
+        for tracked in list_tracked(connection)
+        if tracked.relation not in altered
+    ]
+    differences = read_differences(connection, current, altered)
+    changes += [change for difference in differences for change in _describe(difference)]
+    changes += _read_role_changes(connection)
+    repairs = [statement for difference in differences for statement in _repair(difference)]
+    return Plan(changes, steps, repairs, skipped)
+
+
+def _plan_tables(
+    connection: Connection, wishes: Sequence[Wish], tables: Mapping[str, Table], side: str
+) -> tuple[list[Change], list[Track | Untrack]]:
+    faults: dict[str, list[TriggerFault]] = {}
+    for fault in read_trigger_faults(connection):
+        faults.setdefault(fault.relation, []).append(fault)
+    changes: list[Change] = []
+    steps: list[Track | Untrack] = []
+    refusals: list[str] = []
+    met: set[str] = set()
+    for wish in wishes:
+        table = tables[wish.relation]
+        known = find_registered(connection, table)
+        if known is not None:
+            met.add(known.relation)
+        found = list(_compare(wish, table, known, faults.get(known.relation, []) if known else []))
+        if not found:
+            continue
+        changes += found
+        steps.append(_step(table, wish.rule, known))
+        try:
+            check_rule(table, wish.rule)
+            check_owner(connection, table.oid, table.relation, side)
+        except ConfigError as error:
+            refusals.append(str(error))
+    if refusals:
+        raise ConfigError("; ".join(refusals))
+    for tracked in list_tracked(connection):
+        if tracked.relation not in met:
+            changes.append(Change("-", tracked.relation, "captured, and not in the policy"))
+            steps.append(plan_untrack(connection, tracked.relation, side=side))
+    return changes, steps
+
+
+def _resolve(
+    connection: Connection, entries: Mapping[str, Entry]
+) -> tuple[list[Wish], dict[str, Table], list[tuple[str, str]]]:
+    """Return the wishes that can be fulfilled with their tables, and the others that a pattern matched with why not."""
+    wishes = expand(entries, list_candidates(connection))
+    tables: dict[str, Table] = {}
+    skipped: list[tuple[str, str]] = []
+    for wish in wishes:
+        schema, name = parse_relation(wish.relation, source="the policy")
+        try:
+            tables[wish.relation] = read_table(connection, schema, name)
+        except CaptureError as error:
+            if wish.pattern is None:
+                raise
+            skipped.append((wish.relation, str(error).removeprefix(wish.relation).strip()))
+    return [wish for wish in wishes if wish.relation in tables], tables, skipped
+
+
+def _compare(wish: Wish, table: Table, known: Registered | None, faults: Sequence[TriggerFault]) -> Iterator[Change]:
+    if known is None:
+        matched = f", matched by {wish.pattern!r}" if wish.pattern else ""
+        yield Change("+", wish.relation, f"not captured yet{matched}")
+        return
+    if known.relation != wish.relation:
+        yield Change("~", wish.relation, f"renamed, was {known.relation}", is_foreign=True)
+    elif known.oid != table.oid:
+        yield Change("~", wish.relation, "dropped and made anew: not captured", is_foreign=True)
+    elif known.is_altered:
+        yield Change("~", wish.relation, "altered: capture follows, but wants renewing, with a new baseline")
+    if known.baseline == "pending":
+        yield Change("~", wish.relation, "the rows that stood before are not recorded")
+    for column in sorted({*known.rule.exclude, *known.rule.mask, *wish.rule.exclude, *wish.rule.mask}):
+        before, after = _fate(known.rule, column), _fate(wish.rule, column)
+        if before != after:
+            yield Change("~", wish.relation, f"column {column}: {before} → {after}")
+    for fault in faults:
+        place = "" if fault.place == wish.relation else f" of {fault.place}"
+        yield Change("~", wish.relation, f"trigger {fault.trigger}{place} {fault.fault}", is_foreign=True)
+
+
+def _fate(rule: TableRule, column: str) -> str:
+    return "left out" if column in rule.exclude else rule.mask.get(column, "recorded")
+
+
+def _step(table: Table, rule: TableRule, known: Registered | None) -> Track:
+    if known is not None and known.oid == table.oid:
+        table = replace(table, mode=known.mode)
+    return Track(table, rule, former=None if known is None else known.relation)
+
+
+def _read_current(connection: Connection, relation: str, rule: TableRule) -> tuple[Table, TableRule, str]:
+    schema, name = parse_relation(relation, source="audit.tracked")
+    row = connection.execute("SELECT mode, layout FROM audit.tracked WHERE relation = %s", [relation]).fetchone()
+    assert row is not None  # noqa: S101  it was listed a moment ago
+    return replace(read_table(connection, schema, name), mode=row[0]), rule, row[1]
+
+
+# -- the schema -------------------------------------------------------------------------------------------------
+
+
+def _describe(difference: Difference) -> Iterator[Change]:
+    definition = [fact for fact in difference.missing if fact.startswith("definition ")]
+    if definition and not any(fact.startswith("definition ") for fact in difference.extra):
+        yield Change("~", difference.subject, "is missing", is_foreign=True)
+        return
+    if definition:
+        yield Change("~", difference.subject, "was rewritten", is_foreign=True)
+    for facts, word in ((difference.missing, "lacks"), (difference.extra, "has")):
+        for fact in facts:
+            if not fact.startswith("definition "):
+                yield Change("~", difference.subject, f"{word} {fact}", is_foreign=True)
+    if not definition and any(fact.startswith("definition ") for fact in difference.extra):
+        yield Change("~", difference.subject, "is not pgseal's", is_foreign=True)
+
+
+def _repair(difference: Difference) -> Iterator[sql.Composed]:
+    """Write what mends a function, a privilege, or what would swallow records; the rest is for a person to decide."""
+    kind, _, name = difference.subject.partition(" ")
+    for fact in difference.missing:
+        if fact.startswith("definition "):
+            yield _trusted(fact.removeprefix("definition "))
+    if kind not in {"function", "table", "view", "sequence"}:
+        return
+    words = {"function": "FUNCTION", "sequence": "SEQUENCE"}.get(kind, "TABLE")
+    for fact in difference.extra:
+        if found := _ATTACHED.match(fact):
+            yield _trusted(f"DROP {found[1].upper()} {found[2]} ON {name}")
+        elif found := _PRIVILEGE.fullmatch(fact):
+            yield _trusted(f"REVOKE {found[2]} ON {words} {name} FROM ") + _role(found[1])
+    for fact in difference.missing:
+        if found := _PRIVILEGE.fullmatch(fact):
+            yield _trusted(f"GRANT {found[2]} ON {words} {name} TO ") + _role(found[1])
+
+
+_PRIVILEGE = re.compile(r"privilege (?!pgseal_owner )(\S+) ([A-Z]+)")
+_ATTACHED = re.compile(r'(rule|trigger) CREATE (?:RULE|TRIGGER) ("(?:[^"]|"")+"|\S+) ')
+
+
+def _trusted(text: str) -> sql.Composed:
+    """Text that the catalog printed, quoted as it must be."""
+    return sql.Composed([sql.SQL(text)])  # pyright: ignore[reportArgumentType]
+
+
+def _role(name: str) -> sql.Composable:
+    return sql.SQL("PUBLIC") if name == "PUBLIC" else sql.Identifier(name)
+
+
+def _read_role_changes(connection: Connection) -> list[Change]:
+    rows = connection.execute(
+        """
+        SELECT r.rolname, a.word FROM pg_roles r CROSS JOIN LATERAL (VALUES
+            (r.rolsuper, 'is a superuser'), (r.rolbypassrls AND r.rolname <> 'pgseal_sealer', 'bypasses row security'),
+            (r.rolcreaterole, 'may create roles'), (r.rolcreatedb, 'may create databases'),
+            (r.rolreplication, 'may replicate'), (r.rolcanlogin AND r.rolname <> 'pgseal_sealer', 'may log in')
+        ) AS a(has, word)
+        WHERE r.rolname IN ('pgseal_owner', 'pgseal_sealer', 'pgseal_reader') AND a.has
+        UNION ALL
+        SELECT 'pgseal_owner', 'may be taken by ' || quote_ident(m.rolname)
+        FROM pg_auth_members a JOIN pg_roles r ON r.oid = a.roleid JOIN pg_roles m ON m.oid = a.member
+        WHERE r.rolname = 'pgseal_owner' AND NOT m.rolsuper AND m.rolname <> session_user
+        ORDER BY 1, 2
+        """
+    ).fetchall()
+    return [Change("~", f"role {name}", text, is_foreign=True) for name, text in rows]

@@ -1,0 +1,69 @@
+"""Which tables the policy wants captured, and how: its names and patterns, held against the tables there are. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from pgseal.errors import ConfigError
+from pgseal.trail.capture import TableRule
+from pgseal.trail.catalog import Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the policy says under one name or pattern (``public.*``); ``exceptions`` are names or patterns."""
+
+    rule: TableRule = field(default_factory=TableRule)
+    exceptions: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A table the policy wants captured; ``pattern`` is what matched it, None if it is named outright."""
+
+    relation: str
+    rule: TableRule
+    pattern: str | None
+
+
+def is_pattern(name: str) -> bool:
+    """Tell a pattern from a name: ``*``, ``?`` and ``[`` outside double quotes."""
+    return any(character in part for part in name.split('"')[::2] for character in "*?[")
+
+
+def expand(entries: Mapping[str, Entry], candidates: Sequence[Candidate]) -> list[Wish]:
+    """Return a wish for each table that the entries name or match, by relation.
+
+    A name wins over a pattern; of several patterns the last one does. A pattern's columns concern the tables that have
+    them. An outright name is a wish also where there is no such table.
+
+    Raises:
+        ConfigError: a pattern that matches nothing, or a column of one that no matching table has.
+    """
+    wishes: dict[str, Wish] = {}
+    for pattern, entry in entries.items():
+        if not is_pattern(pattern):
+            continue
+        matched = [candidate for candidate in candidates if _matches(candidate.relation, pattern, entry.exceptions)]
+        if not matched:
+            raise ConfigError(f"{pattern!r} matches no table")
+        for column in (*entry.rule.exclude, *entry.rule.mask):
+            if not any(column in candidate.columns for candidate in matched):
+                raise ConfigError(f"no table that {pattern!r} matches has a column {column!r}")
+        for candidate in matched:
+            wishes[candidate.relation] = Wish(candidate.relation, _narrow(entry.rule, candidate.columns), pattern)
+    for name, entry in entries.items():
+        if not is_pattern(name):
+            wishes[name] = Wish(name, entry.rule, None)
+    return [wishes[relation] for relation in sorted(wishes)]
+
+
+def _matches(relation: str, pattern: str, exceptions: Sequence[str]) -> bool:
+    return fnmatchcase(relation, pattern) and not any(fnmatchcase(relation, exception) for exception in exceptions)
+
+
+def _narrow(rule: TableRule, columns: frozenset[str]) -> TableRule:
+    return TableRule(
+        [column for column in rule.exclude if column in columns],
+        {column: how for column, how in rule.mask.items() if column in columns},
+    )

@@ -17,11 +17,10 @@ from pgseal.ledger.store import CHECKPOINT, DirectoryStore
 from pgseal.postgres import Connection, connect, translated_errors
 from pgseal.sealer.state import read_finding
 from pgseal.sealer.trails import SEALER_ROLE, VAULT_TRAIL, TrailAddress, read_state, trail_addresses
-from pgseal.settings import Settings, Source
+from pgseal.settings import Settings, Source, is_pattern
 from pgseal.trail.capture import TableRule
 from pgseal.trail.feed import PollFeed
 from pgseal.trail.health import read_drift, read_partition_end, read_trigger_faults
-from pgseal.trail.policy import is_pattern
 from pgseal.trail.registry import list_tracked
 from pgseal.vault.store import VaultStore
 

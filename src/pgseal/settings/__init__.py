@@ -29,7 +29,7 @@ the signing key nor a source's password; no message, ``repr`` or ``str`` shows o
 
 from pgseal.settings.edit import add_source, edit_tables, write_new
 from pgseal.settings.load import DEFAULT_PATH, find_path, load
-from pgseal.settings.model import VAULT_TRAIL, Masking, Settings, Source, TablePolicy, Vault
+from pgseal.settings.model import VAULT_TRAIL, Masking, Settings, Source, TablePolicy, Vault, is_pattern
 from pgseal.settings.secret import Dsn, Secret, describe_dsn, resolve_dsn
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "describe_dsn",
     "edit_tables",
     "find_path",
+    "is_pattern",
     "load",
     "resolve_dsn",
     "write_new",

@@ -13,7 +13,7 @@ from pgseal.core.record import parse_relation
 from pgseal.errors import ConfigError, FormatError
 from pgseal.settings.files import read_text
 from pgseal.settings.lines import find_line
-from pgseal.settings.model import Settings
+from pgseal.settings.model import Settings, is_pattern
 from pgseal.settings.secret import ENV_PREFIX, FILE_PREFIX, Dsn, Secret
 
 DEFAULT_PATH = Path("pgseal.toml")
@@ -189,6 +189,8 @@ def _check_whole(settings: Settings, locate: Callable[[KeyPath], str]) -> None:
             raise ConfigError(f"{locate(('source', number, 'name'))}: another source is called {source.name!r} already")
         names.add(source.name)
         for relation in source.tables:
+            if is_pattern(relation):
+                continue
             try:
                 parse_relation(relation)
             except FormatError as error:

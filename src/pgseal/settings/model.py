@@ -47,6 +47,11 @@ def _check_origin(origin: str) -> str:
     return origin
 
 
+def is_pattern(name: str) -> bool:
+    """Tell a pattern from a name: ``*``, ``?`` and ``[`` outside double quotes."""
+    return any(character in part for part in name.split('"')[::2] for character in "*?[")
+
+
 class TablePolicy(_Model):
     """What is left out of a table's records (``exclude``) and what is shown changed (``mask``: column → how).
 

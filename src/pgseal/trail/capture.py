@@ -5,8 +5,8 @@ One function for each table, which captures in two ways:
 - **Row by row.** The images are PL/pgSQL expressions (``images``), which stay prepared for the whole transaction; the
   INSERT, which does not, gets variables. This works for every kind of table and in apply workers.
 - **All rows of a statement** with one INSERT … SELECT over the transition tables, at half the cost. Only ordinary
-  tables can have it; there the row trigger is left to sessions in which statement triggers stay silent
-  (``session_replication_role = replica``, apply workers). A statement that changed one row goes row by row.
+  tables can have it; there the row trigger is left to apply workers, in which statement triggers stay silent. A
+  statement that changed one row goes row by row.
 
 Why like this (DESIGN.md, "Capture"):
 
@@ -61,9 +61,9 @@ TRIGGERS: Mapping[str, Mapping[str, Shape]] = {
         ROW_TRIGGER: Shape("R", 1 + 4 + 8 + 16),
         TRUNCATE_TRIGGER: Shape("A", 32),
         ATTACH_GUARD: Shape("O", 1 + 8),
-        "pgseal_capture_insert": Shape("O", 4),
-        "pgseal_capture_update": Shape("O", 16),
-        "pgseal_capture_delete": Shape("O", 8),
+        "pgseal_capture_insert": Shape("A", 4),
+        "pgseal_capture_update": Shape("A", 16),
+        "pgseal_capture_delete": Shape("A", 8),
     },
 }
 MASKS = ("hash", "redact")
@@ -98,6 +98,7 @@ def format_capture(table: Table, rule: TableRule, layout: str) -> Iterable[sql.C
     yield sql.SQL("DROP TYPE IF EXISTS {}").format(image_type(table))
     yield images.format_type()
     body = _BODY.format(
+        who_captures=_WHO_CAPTURES if table.mode == "statement" else sql.SQL(""),
         adapted=_adapted(table, rule, layout),
         whole_statement=_whole_statement(table, Images(table, columns, rule.mask, old="o", new="n")),
         has_change_from_null=images.has_change_from_null(),
@@ -213,6 +214,14 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp {settings}
 AS {body}""")
 
+# Apply workers are left to the row trigger, everybody else to the statement triggers. That does not depend on
+# session_replication_role alone, which can change in the middle of a statement.
+_WHO_CAPTURES = sql.SQL("""\
+IF (TG_LEVEL = 'ROW') <> (audit.is_worker() AND current_setting('session_replication_role') = 'replica') THEN
+        RETURN NULL;
+    END IF;
+    """)
+
 _STATES = {"A": sql.SQL("ENABLE ALWAYS"), "R": sql.SQL("ENABLE REPLICA"), "O": sql.SQL("ENABLE")}
 _TRANSITION = {
     "INSERT": sql.SQL("NEW TABLE AS new_rows"),
@@ -232,7 +241,7 @@ DECLARE
     settings  jsonb;
     row_count integer := 0;
 BEGIN
-    IF concat(current_setting('pgseal.context', true), current_setting('request.jwt.claims', true),
+    {who_captures}IF concat(current_setting('pgseal.context', true), current_setting('request.jwt.claims', true),
               current_setting('request.jwt.claim.sub', true), current_setting('hasura.user', true)) <> '' THEN
         claim := audit.claimed();
     END IF;

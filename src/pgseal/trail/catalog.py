@@ -198,13 +198,14 @@ def read_table(connection: Connection, schema: str, name: str) -> Table:
 
 
 def _read_columns(connection: Connection, oid: int) -> tuple[Column, ...]:
-    # A domain is not a built-in type (its output is its base type's); a domain over a composite acts like one.
+    # A domain is not a built-in type (its output is its base type's); a domain over a composite acts like one. Virtual
+    # generated columns (PostgreSQL 18) are stored nowhere: no trigger has a value of theirs.
     rows = connection.execute(
         """
         WITH RECURSIVE live AS (
             SELECT a.attnum, a.attname, t.oid AS type_oid, t.typtype, t.typbasetype
             FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-            WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
+            WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v'
         ), base AS (
             SELECT attnum, typtype, typbasetype FROM live
             UNION ALL

@@ -19,11 +19,15 @@ SCHEMA = "audit"
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that was changed outside pgseal; ``missing`` is what should be there, ``extra`` what should not."""
+    """One thing that was changed outside pgseal; ``missing`` is what should be there, ``extra`` what should not.
+
+    ``is_ours`` is false for what pgseal never made.
+    """
 
     subject: str
     missing: Sequence[str]
     extra: Sequence[str]
+    is_ours: bool
 
 
 def read_differences(
@@ -51,6 +55,7 @@ def read_differences(
             subject,
             sorted(expected.get(subject, nothing) - found.get(subject, nothing)),
             sorted(found.get(subject, nothing) - expected.get(subject, nothing)),
+            subject in expected,
         )
         for subject in sorted(expected.keys() | found.keys())
         if not any(name in subject for name in skipped)

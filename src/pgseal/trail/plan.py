@@ -164,18 +164,21 @@ def _read_current(connection: Connection, relation: str, rule: TableRule) -> tup
 
 
 def _describe(difference: Difference) -> Iterator[Change]:
-    definition = [fact for fact in difference.missing if fact.startswith("definition ")]
-    if definition and not any(fact.startswith("definition ") for fact in difference.extra):
-        yield Change("~", difference.subject, "is missing", is_foreign=True)
+    subject = difference.subject
+    if not difference.is_ours:
+        yield Change("~", subject, "is not pgseal's", is_foreign=True)
         return
-    if definition:
-        yield Change("~", difference.subject, "was rewritten", is_foreign=True)
-    for facts, word in ((difference.missing, "lacks"), (difference.extra, "has")):
-        for fact in facts:
-            if not fact.startswith("definition "):
-                yield Change("~", difference.subject, f"{word} {fact}", is_foreign=True)
-    if not definition and any(fact.startswith("definition ") for fact in difference.extra):
-        yield Change("~", difference.subject, "is not pgseal's", is_foreign=True)
+    lacks, has = (
+        [fact for fact in facts if not fact.startswith("definition ")]
+        for facts in (difference.missing, difference.extra)
+    )
+    if len(lacks) < len(difference.missing):
+        is_rewritten = len(has) < len(difference.extra)
+        yield Change("~", subject, "was rewritten" if is_rewritten else "is missing", is_foreign=True)
+        if not is_rewritten:
+            return
+    yield from (Change("~", subject, f"lacks {fact}", is_foreign=True) for fact in lacks)
+    yield from (Change("~", subject, f"has {fact}", is_foreign=True) for fact in has)
 
 
 def _repair(difference: Difference) -> Iterator[sql.Composed]:
@@ -184,7 +187,7 @@ def _repair(difference: Difference) -> Iterator[sql.Composed]:
     for fact in difference.missing:
         if fact.startswith("definition "):
             yield _trusted(fact.removeprefix("definition "))
-    if kind not in {"function", "table", "view", "sequence"}:
+    if not difference.is_ours or kind not in {"function", "table", "view", "sequence"}:
         return
     words = {"function": "FUNCTION", "sequence": "SEQUENCE"}.get(kind, "TABLE")
     for fact in difference.extra:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from pgseal.errors import ConfigError
+from pgseal.settings import is_pattern
 from pgseal.trail.capture import TableRule
 from pgseal.trail.catalog import Candidate
 
@@ -24,11 +25,6 @@ class Wish:
     relation: str
     rule: TableRule
     pattern: str | None
-
-
-def is_pattern(name: str) -> bool:
-    """Tell a pattern from a name: ``*``, ``?`` and ``[`` outside double quotes."""
-    return any(character in part for part in name.split('"')[::2] for character in "*?[")
 
 
 def expand(entries: Mapping[str, Entry], candidates: Sequence[Candidate]) -> list[Wish]:

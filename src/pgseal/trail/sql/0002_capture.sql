@@ -4,6 +4,7 @@ SET LOCAL ROLE pgseal_owner;
 
 -- The table's live columns in order: number and name. Asked of the system caches and not of pg_attribute: a
 -- transaction whose snapshot is older than an ALTER TABLE sees the former columns there, while its rows have the new.
+-- Without virtual generated columns, which no row has a value of.
 CREATE FUNCTION audit.live_columns(relation regclass) RETURNS TABLE (number smallint, name text)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
@@ -18,6 +19,8 @@ BEGIN
         identity := (pg_identify_object('pg_class'::regclass, relation, number)).identity;
         EXIT WHEN identity IS NULL;
         CONTINUE WHEN has_column_privilege(relation, number, 'SELECT') IS NULL;  -- dropped
+        CONTINUE WHEN EXISTS (SELECT FROM pg_attribute AS a
+                              WHERE a.attrelid = relation AND a.attnum = number AND a.attgenerated = 'v');
         name := (parse_ident(substr(identity, length(prefix) + 1)))[1];
         RETURN NEXT;
     END LOOP;
@@ -70,6 +73,17 @@ BEGIN
         WHERE a.attrelid = relation AND a.attnum > 0 AND a.xmax <> 0
             AND pg_xact_status(audit.widen(a.xmax)) IS DISTINCT FROM 'aborted'
     );
+END
+$pgseal$;
+
+-- Whether this is a worker of logical replication. IMMUTABLE is meant as "for the life of a plan", which belongs to one
+-- session.
+CREATE FUNCTION audit.is_worker() RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $pgseal$
+BEGIN
+    RETURN EXISTS (SELECT FROM pg_stat_get_subscription(NULL) AS s WHERE s.pid = pg_backend_pid());
 END
 $pgseal$;
 

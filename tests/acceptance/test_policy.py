@@ -1,0 +1,234 @@
+"""The policy in pgseal.toml: planned, applied all or nothing, and what was changed behind its back found and mended."""
+
+import threading
+import time
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+
+@pytest.fixture
+def clinic(shell, database, vault_database):
+    """A source with four tables, initialised, with nothing tracked."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        for name in ("patients", "visits", "sessions", "tmp_import"):
+            connection.execute(
+                sql.SQL("CREATE TABLE {} (id int PRIMARY KEY, name text, ssn text)").format(sql.Identifier(name))
+            )
+            connection.execute(
+                sql.SQL("INSERT INTO {} SELECT g, 'name ' || g, 's3cret' || g FROM generate_series(1, 9) AS g").format(
+                    sql.Identifier(name)
+                )
+            )
+    shell.json(
+        "init", "--source", database, "--vault", vault_database, "--ledger", "ledger", "--origin", "clinic.example/prod"
+    )
+    return database
+
+
+POLICY = """
+[source.tables."public.*"]
+except = ["public.sessions", "public.tmp_*"]
+mask = { ssn = "redact" }
+"""
+
+
+def write_policy(shell, text):
+    path = shell.directory / "pgseal.toml"
+    head = path.read_text().split("[source.tables")[0].rstrip() + "\n"
+    path.write_text(head + text)
+
+
+def changes(shell, *arguments, code=0):
+    found = shell.json("plan", *arguments, code=code)["changes"]
+    return [(change["sign"], change["subject"], change["text"], change["outside"]) for change in found]
+
+
+def execute(dsn, *statements):
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def read(dsn, query):
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        return connection.execute(query).fetchall()
+
+
+def test_a_pattern_is_planned_and_applied(shell, clinic):
+    assert changes(shell, "--check") == []
+    write_policy(shell, POLICY)
+    wanted = [
+        ("+", f"public.{name}", "not captured yet, matched by 'public.*'", False) for name in ("patients", "visits")
+    ]
+    assert changes(shell, "--check", code=1) == wanted
+    assert read(clinic, "SELECT * FROM audit.tracked") == []
+    applied = shell.json("apply")
+    assert applied["tables"] == [
+        {"relation": "public.patients", "baseline": 9},
+        {"relation": "public.visits", "baseline": 9},
+    ]
+    assert (applied["left"], changes(shell, "--check")) == ([], [])
+    assert "✓" in shell("plan").stdout
+
+    execute(clinic, "CREATE TABLE invoices (id int PRIMARY KEY)", "UPDATE patients SET ssn = 's3cret'")
+    assert changes(shell) == [("+", "public.invoices", "not captured yet, matched by 'public.*'", False)]
+    shell("apply")
+    shell("seal", "--once")
+    shell("verify")
+    assert "s3cret" not in str(read(clinic, "SELECT * FROM audit.record"))
+
+    write_policy(shell, '\n[source.tables."public.patients"]\nexclude = ["name"]\n')
+    assert changes(shell) == [
+        ("~", "public.patients", "column name: recorded → left out", False),
+        ("~", "public.patients", "column ssn: redact → recorded", False),
+        ("-", "public.invoices", "captured, and not in the policy", False),
+        ("-", "public.visits", "captured, and not in the policy", False),
+    ]
+    shell("apply")
+    execute(clinic, "UPDATE patients SET name = 'h1dden', ssn = 'shown'", "UPDATE visits SET name = 'h1dden'")
+    recorded = str(read(clinic, "SELECT * FROM audit.record"))
+    assert ("h1dden" in recorded, "shown" in recorded) == (False, True)
+
+
+def test_everything_made_by_hand_is_found_and_mended(shell, clinic):
+    write_policy(shell, POLICY)
+    shell("apply")
+    role = f"reporting_{psycopg.conninfo.conninfo_to_dict(clinic)['dbname']}"
+    before = read(clinic, "SELECT pg_get_functiondef('audit.set_context'::regproc)")
+    partition = read(
+        clinic, "SELECT relid::text FROM pg_partition_tree('audit.record') WHERE isleaf ORDER BY 1 LIMIT 1"
+    )[0][0]
+    execute(
+        clinic,
+        f"CREATE ROLE {role}",
+        "ALTER TABLE patients DISABLE TRIGGER pgseal_capture_update",
+        f"GRANT SELECT ON audit.record TO {role}",
+        f"GRANT DELETE ON {partition} TO {role}",
+        f"GRANT EXECUTE ON FUNCTION audit.record_act(text, jsonb, text, text) TO {role}",
+        "REVOKE SELECT ON audit.record FROM pgseal_sealer",
+        "CREATE OR REPLACE FUNCTION audit.set_context(context jsonb) RETURNS void LANGUAGE sql AS ''",
+        "CREATE RULE swallow AS ON INSERT TO audit.record DO INSTEAD NOTHING",
+        "CREATE TABLE audit.notes (n int)",
+    )
+    found = {(subject, text) for _, subject, text, is_outside in changes(shell, "--check", code=1) if is_outside}
+    assert found >= {
+        ("public.patients", "trigger pgseal_capture_update is disabled"),
+        ("table audit.record", f"has privilege {role} SELECT"),
+        ("a partition of audit.record", f"has privilege {role} DELETE"),
+        ("function audit.record_act(text,jsonb,text,text)", f"has privilege {role} EXECUTE"),
+        ("table audit.record", "lacks privilege pgseal_sealer SELECT"),
+        ("function audit.set_context(jsonb)", "was rewritten"),
+    }
+    assert any(subject == "table audit.record" and "swallow" in text for subject, text in found)
+    left = shell.json("apply")["left"]
+    assert {change["subject"] for change in left} == {"table audit.notes", "a partition of audit.record"}
+    assert read(clinic, "SELECT pg_get_functiondef('audit.set_context'::regproc)") == before
+    execute(clinic, "UPDATE patients SET name = 'x'")
+    assert read(clinic, "SELECT count(*) FROM audit.record WHERE action = 'UPDATE'") == [(9,)]
+    execute(clinic, "DROP TABLE audit.notes", f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+    assert changes(shell, "--check") == []
+
+
+def test_a_locked_table_stops_all_of_it_and_nobody_waits(shell, clinic):
+    write_policy(shell, POLICY)
+    waits: list[float] = []
+    stop = threading.Event()
+
+    def write():
+        with psycopg.connect(clinic, autocommit=True) as connection:
+            while not stop.is_set():
+                began = time.monotonic()
+                connection.execute("UPDATE visits SET name = name || '.' WHERE id = 1")
+                connection.execute("UPDATE patients SET name = name || '.' WHERE id = 1")
+                waits.append(time.monotonic() - began)
+
+    with psycopg.connect(clinic) as holder:
+        holder.execute("UPDATE visits SET name = 'held' WHERE id = 2")
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            refusal = shell.refuse("apply", "--lock-budget", "3")
+        finally:
+            stop.set()
+            writer.join()
+    assert "locked" in refusal
+    assert read(clinic, "SELECT * FROM audit.tracked") == []
+    # A statement that waited for the lock would have held the writer up for as long as the holder is there.
+    assert max(waits) < 2.0
+    shell("apply")
+    assert changes(shell, "--check") == []
+
+
+@pytest.mark.usefixtures("clinic")
+def test_two_at_once(shell):
+    write_policy(shell, POLICY)
+    ends: list[int] = []
+
+    def run():
+        try:
+            shell("apply")
+            ends.append(0)
+        except AssertionError:
+            ends.append(1)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 0 in ends
+    assert changes(shell, "--check") == []
+    shell("seal", "--once")
+    shell("verify")
+
+
+def test_what_cannot_be_is_refused_whole(shell, clinic):
+    for policy, message in (
+        ('\n[source.tables."audited.*"]\n', "matches no table"),
+        ('\n[source.tables."public.nowhere"]\n', "does not exist"),
+        (
+            '\n[source.tables."public.*"]\nexclude = ["nowhere"]\n',
+            "no table that 'public.*' matches has a column 'nowhere'",
+        ),
+        ('\n[source.tables."public.patients"]\nexclude = ["nowhere"]\n', "no column 'nowhere'"),
+        ('\n[source.tables."public.patients"]\nmask = { id = "hash" }\n', "part of the key"),
+    ):
+        write_policy(shell, policy)
+        assert message in shell.refuse("apply")
+        assert message in shell.refuse("plan")
+    role = f"owner_{psycopg.conninfo.conninfo_to_dict(clinic)['dbname']}"
+    execute(
+        clinic,
+        f"CREATE ROLE {role} LOGIN IN ROLE pgseal_owner, pgseal_sealer",
+        f"GRANT CREATE ON DATABASE {psycopg.conninfo.conninfo_to_dict(clinic)['dbname']} TO {role}",
+        f"ALTER TABLE patients OWNER TO {role}",
+    )
+    try:
+        write_policy(shell, '\n[source.tables."public.*"]\n')
+        path = shell.directory / "pgseal.toml"
+        text = path.read_text()
+        path.write_text(text.replace(f'dsn = "{clinic}"', f'dsn = "{make_conninfo(clinic, user=role)}"'))
+        refusal = shell.refuse("apply")
+        for name in ("visits", "sessions", "tmp_import"):
+            assert f"public.{name}" in refusal
+        assert "public.patients" not in refusal
+        assert read(clinic, "SELECT * FROM audit.tracked") == []
+    finally:
+        execute(clinic, "ALTER TABLE patients OWNER TO CURRENT_USER", f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+def test_the_sql_does_what_apply_does(shell, clinic):
+    write_policy(shell, POLICY)
+    script = shell("plan", "--sql").stdout
+    with psycopg.connect(clinic, autocommit=True) as connection:
+        connection.execute(script)
+    assert [text for _, _, text, _ in changes(shell)] == ["the rows that stood before are not recorded"] * 2
+    execute(clinic, "UPDATE patients SET name = 'x' WHERE id = 1")
+    shell("apply")
+    assert changes(shell, "--check") == []
+    assert read(clinic, "SELECT action, count(*) FROM audit.record WHERE relation = 'public.patients' "
+                        "AND source = 'row' GROUP BY 1 ORDER BY 1") == [("SNAPSHOT", 9), ("UPDATE", 1)]  # fmt: skip
+    assert shell("plan", "--sql").stdout == ""

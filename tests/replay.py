@@ -1,23 +1,28 @@
-"""Replays sealed history into tables, and compares them with the ones it is the history of.
+"""Replays history into tables, and compares them with the ones it is the history of.
 
-Written from FORMATS.md §1 alone; shares nothing with the product but PostgreSQL. What a record says:
+Written from FORMATS.md §1 alone; shares nothing with the product but PostgreSQL and a part's text. What a record says:
 
     INSERT, SNAPSHOT    `new` is the row
     UPDATE              `new` is the row after, `old` the former values of what changed, `key` the former key
     DELETE              `old` is the row
-    TRUNCATE            no row is left
+    TRUNCATE            with a key or `old`: that row is gone; otherwise no row is left, but for a `part` only its own
 
-Along the chain every old image must be the very row that stands there: nothing may be missing in between.
+Every old image must be a row that stands there: nothing may be missing in between. In the order of `id` it does, except
+that triggers nest: a record may then come before the one that it starts from, in the same transaction. It is held back,
+and may have to be inserted in between; at the end of the transaction nothing may be left over.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import psycopg
 from psycopg import sql
+
+from pgseal.trail.rows import DATA_TEXT
 
 Image = dict[str, Any]
 
@@ -44,95 +49,165 @@ def format_json(value: Any) -> str:
     return json.dumps(value)
 
 
+@dataclass(frozen=True)
+class _Step:
+    """What one record does: takes a row away, puts one there, or both."""
+
+    before: str | None
+    after: str | None
+    what: str
+
+
 @dataclass
 class ReplayedTable:
-    """The rows of one table so far: by key where it has one, otherwise counted."""
+    """The rows of one table so far. `held_back` counts the records that came before what they start from."""
 
-    by_key: dict[str, Image] = field(default_factory=dict)
-    counted: Counter[str] = field(default_factory=Counter)
+    images: Counter[str] = field(default_factory=Counter)
     actions: Counter[str] = field(default_factory=Counter)
+    held_back: int = 0
+    _keys: dict[str, str | None] = field(default_factory=dict)
+    _transaction: Hashable = None
+    _waiting: list[_Step] = field(default_factory=list)
+    _seen: set[str] = field(default_factory=set)
 
-    def apply(self, action: str, data: Image) -> None:
+    def apply(self, action: str, data: Image, transaction: Hashable) -> None:
         """Apply one record; AssertionError if what stands there is not what the record starts from."""
+        if transaction != self._transaction:
+            self.settle()
+            self._transaction = transaction
         key, new, old = data["key"], data["new"], data["old"]
         self.actions[action] += 1
-        if action == "TRUNCATE":
-            assert (key, new, old) == (None, None, None)
-            self.by_key.clear()
-            self.counted.clear()
+        if action == "TRUNCATE" and old is None:
+            assert (key, new) == (None, None)
+            if "part" not in data:
+                self.settle()
+                self.images.clear()
         elif action in {"INSERT", "SNAPSHOT"}:
             assert old is None
-            self._add(key, new)
-        elif action == "DELETE":
+            self._step(None, new, key, key, action)
+        elif action in {"DELETE", "TRUNCATE"}:
             assert new is None
-            self._remove(key, old)
+            self._step(old, None, key, None, action)
         else:
             assert action == "UPDATE"
             before = {**new, **old}
             assert before.keys() == new.keys(), "old names a column that new does not have"
             assert all(new[name] != value for name, value in old.items()), "old names a column that did not change"
-            self._remove(key, before)
-            self._add(key and {name: new[name] for name in key}, new)
+            self._step(before, new, key, key and {name: new[name] for name in key}, action)
 
-    def _add(self, key: Image | None, image: Image) -> None:
-        if key is None:
-            self.counted[format_json(image)] += 1
-            return
-        assert {name: image[name] for name in key} == key
-        assert format_json(key) not in self.by_key, f"there is a row with key {key} already"
-        self.by_key[format_json(key)] = image
-
-    def _remove(self, key: Image | None, image: Image) -> None:
-        if key is None:
-            text = format_json(image)
-            assert self.counted[text] > 0, f"no such row: {text}"
-            self.counted[text] -= 1
-            return
-        assert self.by_key.pop(format_json(key), None) == image, f"the row with key {key} is another"
+    def settle(self) -> None:
+        """End a transaction: nothing waits any more, and no two rows have one key."""
+        if self._waiting:
+            # Rows that went round in a circle: it must hang together with what happened, and change nothing.
+            what = "; ".join(step.what for step in self._waiting)
+            assert any(step.before in self._seen for step in self._waiting), f"no such row: {what}"
+            ends = [Counter(map(end, self._waiting)) for end in (attrgetter("before"), attrgetter("after"))]
+            assert ends[0] == ends[1], f"no such row: {what}"
+            self._waiting.clear()
+        keys = Counter(self._keys[image] for image in self._seen for _ in range(self.images[image]))
+        del keys[None]
+        assert not keys or max(keys.values()) == 1, f"two rows have one key: {keys.most_common(1)}"
+        self._seen.clear()
 
     def rows(self) -> Iterator[str]:
         """The rows as JSON texts."""
-        yield from map(format_json, self.by_key.values())
-        yield from self.counted.elements()
+        self.settle()
+        yield from self.images.elements()
+
+    def _step(
+        self, before: Image | None, after: Image | None, old_key: Image | None, new_key: Image | None, action: str
+    ) -> None:
+        texts: list[str | None] = []
+        for image, key in ((before, old_key), (after, new_key)):
+            if image is None:
+                texts.append(None)
+                continue
+            assert key is None or {name: image[name] for name in key} == key, f"{key} is not the key of {image}"
+            texts.append(format_json(image))
+            self._keys[format_json(image)] = key and format_json(key)
+        step = _Step(texts[0], texts[1], f"{action} {old_key} of {before}")
+        if not self._take(step):
+            self.held_back += 1
+            self._waiting.append(step)
+            return
+        while any(self._take(step) and not self._waiting.remove(step) for step in list(self._waiting)):
+            pass
+
+    def _take(self, step: _Step) -> bool:
+        if step.before is not None:
+            if not self.images[step.before]:
+                return False
+            self.images[step.before] -= 1
+            self._seen.add(step.before)
+        if step.after is not None:
+            self.images[step.after] += 1
+            self._seen.add(step.after)
+        return True
 
 
 def replay_vault(vault: psycopg.Connection, trail: str) -> dict[str, ReplayedTable]:
     """Replay the row records of a trail as the vault has them, in order of (incarnation, id)."""
-    tables: dict[str, ReplayedTable] = {}
     statement = (
-        "SELECT id, action, relation, data FROM vault.record WHERE trail = %s AND source = 'row' "
-        "ORDER BY incarnation, id"
+        "SELECT id, action, relation, data, (incarnation, xid)::text FROM vault.record "
+        "WHERE trail = %s AND source = 'row' ORDER BY incarnation, id"
     )
-    for record_id, action, relation, data in vault.execute(statement, (trail,)):
+    return _replay(vault.execute(statement, (trail,)))
+
+
+def replay_trail(source: psycopg.Connection) -> dict[str, ReplayedTable]:
+    """Replay the row records of a source's own trail, in order of id."""
+    return _replay(
+        source.execute(
+            sql.SQL("SELECT r.id, r.action, r.relation, {}, r.xid::text FROM audit.record AS r ").format(
+                sql.SQL(DATA_TEXT)
+            )
+            + sql.SQL("WHERE r.source = 'row' ORDER BY r.id")
+        )
+    )
+
+
+def _replay(records: Iterable[tuple[Any, ...]]) -> dict[str, ReplayedTable]:
+    tables: dict[str, ReplayedTable] = {}
+    for record_id, action, relation, data, transaction in records:
+        table = tables.setdefault(relation, ReplayedTable())
         try:
-            tables.setdefault(relation, ReplayedTable()).apply(action, parse_json(data))
+            table.apply(action, parse_json(data), transaction)
         except AssertionError as error:
-            error.add_note(f"at record {trail}/{record_id}: {action} of {relation}")
+            error.add_note(f"at record {record_id}: {action} of {relation}")
             raise
+    for table in tables.values():
+        table.settle()
     return tables
 
 
-def find_differences(source: psycopg.Connection, relation: str, table: ReplayedTable) -> list[tuple[Any, ...]]:
+def find_differences(
+    source: psycopg.Connection, relation: str, table: ReplayedTable, hidden: Collection[str] = ()
+) -> list[tuple[Any, ...]]:
     """Compare with the table's current rows by output text; differing rows, marked `replayed` or `current`.
 
-    PostgreSQL reads the JSON values as the columns' types and prints both sides. (A jsonb null is told from an SQL NULL
-    by nothing in a record: keep it out of the data.)
+    PostgreSQL reads the JSON values as the columns' types and prints both sides. `hidden` columns, which are masked or
+    left out, are not compared.
     """
     columns = source.execute(
         "SELECT attname, atttypid::regtype::text, format_type(atttypid, atttypmod) FROM pg_attribute "
-        "WHERE attrelid = %s::text::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
-        (relation,),
+        "WHERE attrelid = %s::text::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated <> 'v' "
+        "AND attname <> ALL (%s) ORDER BY attnum",
+        (relation, list(hidden)),
     ).fetchall()
     replayed, current = [], []
     for name, type_name, full_type in columns:
-        value = sql.SQL("image ->> {}").format(sql.Literal(name))
-        if type_name == "jsonb":
-            value = sql.SQL("nullif(image -> {}, 'null')").format(sql.Literal(name))
+        form = _JSONB if type_name == "jsonb" else "image ->> {}"
+        value = sql.SQL(form).format(sql.Literal(name))
         replayed.append(_output(sql.SQL("({})::{}").format(value, sql.SQL(full_type))))
         current.append(_output(sql.Identifier(name)))
+    is_tree = source.execute(
+        "SELECT relkind = 'p' FROM pg_class WHERE oid = %s::text::regclass", (relation,)
+    ).fetchone()
+    only = sql.SQL("" if is_tree == (True,) else "ONLY ")
     replayed_rows = sql.SQL("SELECT {} FROM replayed").format(sql.SQL(", ").join(replayed))
-    current_rows = sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(current), sql.SQL(relation))
+    current_rows = sql.SQL("SELECT {} FROM {}{}").format(sql.SQL(", ").join(current), only, sql.SQL(relation))
     with source.transaction(force_rollback=True):
+        source.execute("SET LOCAL session_replication_role = origin")
         source.execute("CREATE TEMPORARY TABLE replayed (image jsonb)")
         with source.cursor().copy("COPY replayed FROM STDIN") as copy:
             for row in table.rows():
@@ -145,6 +220,13 @@ def find_differences(source: psycopg.Connection, relation: str, table: ReplayedT
         ).fetchall()
 
 
+# JSON null, which is not SQL NULL, and objects that look like this encoding are marked.
+_JSONB = (
+    "CASE image -> {0} -> 'pgseal' WHEN '\"null\"' THEN 'null' WHEN '\"value\"' THEN image -> {0} -> 'value' "
+    "ELSE nullif(image -> {0}, 'null') END"
+)
+
+
 def _output(value: sql.Composable) -> sql.Composed:
-    # Not a cast: to text, that of char(n) would drop trailing blanks.
-    return sql.SQL("CASE WHEN {0} IS NOT NULL THEN format('%s', {0}) END").format(value)
+    # Not a cast: to text, that of char(n) would drop trailing blanks. And a composite IS NULL if all its fields are.
+    return sql.SQL("CASE WHEN num_nulls({0}) = 0 THEN format('%s', {0}) END").format(value)

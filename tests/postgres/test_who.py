@@ -95,7 +95,8 @@ def test_a_context_past_the_limit_is_none(source: psycopg.Connection):
     with source.transaction():
         source.execute('SELECT audit.set_context(\'{"actor": "alice"}\')')
         source.execute(
-            "SELECT set_config('pgseal.context', replace(current_setting('pgseal.context'), 'alice', repeat('a', 20000)), true)"
+            "SELECT set_config('pgseal.context', "
+            "replace(current_setting('pgseal.context'), 'alice', repeat('a', 20000)), true)"
         )
         source.execute("UPDATE t SET v = 1 WHERE id = 1")
     assert claims(source) == [None]

@@ -12,7 +12,7 @@ from pgseal.sealer import encode
 from pgseal.sealer.encode import ChunkEncoder
 
 FACTS = (b"app", b"authentication", b"LOGIN", b"success", None)
-ACTOR = (b"clerk", None, b"psql", None, b"77", b'{"actor": "dr"}')
+ACTOR = (b"clerk", None, b"login", b"psql", None, b"77", b"2026-11-23 08:00:00+00", b'{"actor": "dr"}')
 DATA = b'{"n": 1}'
 MOMENT = 1_700_000_000_118_000 - EPOCH_MICROSECONDS
 
@@ -38,7 +38,14 @@ def test_a_row_becomes_a_leaf_and_a_row_of_the_vault_that_gives_it():
     assert [leaf_index, record_id, moment] == [pack(">q", number) for number in (5, 7, MOMENT)]
     assert (trail, incarnation, tuple(constants)) == (b"clinic", pack(">i", 2), FACTS)
     assert data == DATA
-    assert json.loads(actor) == {"role": "clerk", "application": "psql", "pid": 77, "claimed": {"actor": "dr"}}
+    assert json.loads(actor) == {
+        "role": "clerk",
+        "authenticated": "login",
+        "application": "psql",
+        "pid": 77,
+        "backend_start": "2026-11-23 08:00:00+00",
+        "claimed": {"actor": "dr"},
+    }
     assert commit_part(Part.ACTOR, actor_salt, actor) == envelope.actor_commitment
     assert commit_part(Part.DATA, data_salt, data) == envelope.data_commitment
     assert chunk.last_id == 8

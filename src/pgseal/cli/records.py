@@ -7,9 +7,10 @@ text that says so stands in quotes, as do the empty one and all that could be re
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pgseal.cli.output import format_count, format_moment, printable
+from pgseal.vault.actors import find_claimed_actor
 from pgseal.vault.values import Number, format_json
 
 if TYPE_CHECKING:
@@ -28,23 +29,21 @@ Line = list[str | tuple[str, str]]
 
 
 def describe_actor(record: "Record") -> str:
-    """Return who: the claimed actor with the role it used, or the role (with its application) alone."""
+    """Return who: the claimed actor with the role it used, or the role (with its application) alone.
+
+    A role that the session gave itself stands with the one that logged in.
+    """
     if record.actor is None:
         return "(erased)"
     who = record.who
     role = _name(who.get("set_role") or who.get("role"))
+    if who.get("authenticated") not in {None, who.get("role")}:
+        role = f"{role}, logged in as {_name(who['authenticated'])}"
     claimed = find_claimed_actor(who)
     if claimed is not None:
         return f"{_name(claimed)} ({role})"
     application = who.get("application")
     return f"{role} ({_name(application)})" if application else role
-
-
-def find_claimed_actor(who: Mapping[str, Any]) -> object:
-    """Return who the application says acts; None if it did not say, or said nothing (``""``)."""
-    claimed = who.get("claimed")
-    actor = cast("Mapping[str, object]", claimed).get("actor") if isinstance(claimed, dict) else None
-    return None if actor == "" else actor
 
 
 def format_records(records: "list[Record]", sealed_size: int | None, *, utc: bool, table: bool) -> Iterator[Line]:

@@ -15,6 +15,7 @@ from psycopg import sql
 from pgseal.core.record import parse_relation
 from pgseal.errors import ConfigError, FormatError
 from pgseal.postgres import Connection, translated_errors
+from pgseal.vault.actors import names_of_actor
 from pgseal.vault.records import COLUMNS, Record, fetch_records, list_names
 
 _SIDE = "vault"
@@ -191,13 +192,6 @@ def _make_check(filters: Filters) -> Callable[[Record], bool]:
         return wanted is None or any(wanted in text.casefold() for text in _iter_texts([record.who, record.what]))
 
     return accept
-
-
-def names_of_actor(actor: Mapping[str, Any]) -> set[str]:
-    """Return the names under which an actor may be looked for: roles, and who the application says it is."""
-    claimed = actor.get("claimed")
-    names = [actor.get("role"), actor.get("set_role"), claimed.get("actor") if isinstance(claimed, dict) else None]  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    return {str(name) for name in names if name is not None}  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 
 def _iter_texts(value: Any) -> Iterator[str]:

@@ -25,6 +25,7 @@ from pgseal.trail.registry import list_tracked
 from pgseal.vault.store import VaultStore
 
 _STALE_SECONDS = 10.0
+_RECENT_SECONDS = 3600
 _PARTITIONS_AHEAD_DAYS = 180
 _LONG_TRANSACTION_SECONDS = 600.0
 
@@ -46,6 +47,7 @@ def collect_status(settings: Settings) -> dict[str, Any]:
         tables += found or []
         unread += [source.name] if found is None else []
     records = _attempt(vault.count, warnings) if vault else None
+    unattributed = _attempt(lambda: vault.count_unattributed(_RECENT_SECONDS), warnings) if vault else None
     if vault:
         vault.connection.close()
     unsealed = sum(trail["unsealed"] or 0 for trail in trails)
@@ -60,6 +62,7 @@ def collect_status(settings: Settings) -> dict[str, Any]:
         "trails": trails,
         "ledger": ledger,
         "vault": {"records": records},
+        "unattributed": {"last_hour": unattributed},
         "tables": tables,
         "unread": unread,
         "warnings": warnings,

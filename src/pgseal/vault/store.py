@@ -27,6 +27,8 @@ WRITTEN_COLUMNS: LiteralString = (
     "relation, actor, data"
 )
 _LOCK = "pgseal sealer"
+# How far back it is looked for changes without an actor; about a tenth of a second's work.
+_NEWEST_RECORDS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,21 @@ class VaultStore:
         """Return the number of leaves the vault holds: its greatest leaf index plus one."""
         with self._errors():
             row = self._connection.execute("SELECT coalesce(max(leaf_index) + 1, 0) FROM vault.record").fetchone()
+        return int(row[0]) if row else 0
+
+    def count_unattributed(self, seconds: int) -> int:
+        """Return how many row changes of the last ``seconds`` name no actor, among the newest records only."""
+        query = """
+            SELECT count(*) FROM (
+                SELECT time, source, action, actor FROM vault.record ORDER BY leaf_index DESC LIMIT %s
+            ) AS r
+            WHERE r.time > now() - make_interval(secs => %s) AND r.source = 'row' AND r.action <> 'SNAPSHOT'
+                AND CASE WHEN r.actor LIKE '%%"claimed": {%%' THEN coalesce(
+                    r.actor::jsonb #>> '{claimed,actor,id}', r.actor::jsonb #>> '{claimed,actor}', '') = ''
+                    ELSE r.actor IS NOT NULL END
+        """
+        with self._errors():
+            row = self._connection.execute(query, [_NEWEST_RECORDS, seconds]).fetchone()
         return int(row[0]) if row else 0
 
     def read_feed(self, trail: str) -> FeedRow | None:

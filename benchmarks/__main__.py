@@ -1,6 +1,6 @@
 """Runs the benchmarks and writes build/bench.json, a list of {"name", "value", "unit"}.
 
-python -m benchmarks [machine] [capture] [seal] [latency] [--rounds N] [--rows N]
+python -m benchmarks [machine] [capture] [seal] [latency] [--rounds N] [--rows N] [--growth N]
 """
 
 import argparse
@@ -24,6 +24,9 @@ def main() -> None:
     parser.add_argument("groups", nargs="*", choices=[*GROUPS, []], help="which to run; all by default")
     parser.add_argument("--rounds", type=int, default=5, help="times that each thing is measured; medians are reported")
     parser.add_argument("--rows", type=int, default=100_000, help="rows of the table in the bulk benchmarks")
+    parser.add_argument(
+        "--growth", type=int, default=10_000_000, help="records in the trail when growth is measured; 0: not measured"
+    )
     parser.add_argument("--output", type=Path, default=Path("build/bench.json"))
     arguments = parser.parse_args()
     figures: list[Figure] = []

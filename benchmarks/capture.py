@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import psycopg
 from tests.clusters import Cluster
 
-from benchmarks.common import UPDATE, Figure, make_table, median, server
+from benchmarks.common import ROWS, UPDATE, Figure, make_table, median, server
 from pgseal.postgres import connect, install_schema
 from pgseal.trail.capture import TableRule
 from pgseal.trail.track import track
@@ -33,6 +33,9 @@ def run(arguments: Namespace) -> Iterator[Figure]:
             _prepare(connection, dsn, arguments.rows)
             yield from _bulk(connection, arguments)
         yield from _single(cluster, arguments)
+        yield from _tpcb(cluster, arguments)
+        if arguments.growth:
+            yield _growth(dsn, arguments)
 
 
 def _prepare(connection: psycopg.Connection, dsn: str, rows: int) -> None:
@@ -45,28 +48,81 @@ def _prepare(connection: psycopg.Connection, dsn: str, rows: int) -> None:
 
 
 def _bulk(connection: psycopg.Connection, arguments: Namespace) -> Iterator[Figure]:
-    seconds: dict[str, list[float]] = {name: [] for name in TABLES}
+    """Every row of a table updated, then deleted, then inserted again, by one statement each."""
+    statements = {"update": UPDATE, "delete": "DELETE FROM {name}", "insert": ROWS}
+    seconds = {(kind, name): list[float]() for kind in statements for name in TABLES}
     sizes: dict[str, list[float]] = {"minimal": [], "sealed": []}
     for number in range(arguments.rounds + 1):
-        connection.execute("TRUNCATE minimal_log, audit.record")
-        connection.execute("CHECKPOINT")
-        for name in _in_turn(number):
-            began = time.perf_counter()
-            connection.execute(UPDATE.format(name=name))
-            if number:  # the first round warms up
-                seconds[name].append(time.perf_counter() - began)
-        for name in TABLES:
-            connection.execute(f"VACUUM {name}")
-        for name, size in (("minimal", "pg_total_relation_size('minimal_log')"), ("sealed", _TRAIL_SIZE)):
-            row = connection.execute(f"SELECT {size}").fetchone()
-            sizes[name].append(int(row[0]) / arguments.rows if row else 0)
-    plain, minimal, sealed = (median(seconds[name]) for name in TABLES)
-    yield Figure("capture.bulk_update.unaudited_seconds", plain, "s")
-    yield Figure("capture.bulk_update.minimal_seconds", minimal, "s")
-    yield Figure("capture.bulk_update.pgseal_seconds", sealed, "s")
-    yield Figure("capture.bulk_update.added_vs_minimal", (sealed - plain) / (minimal - plain), "ratio")
+        for kind, statement in statements.items():
+            connection.execute("TRUNCATE minimal_log, audit.record")
+            connection.execute("CHECKPOINT")
+            for name in _in_turn(number):
+                began = time.perf_counter()
+                connection.execute(statement.format(name=name, rows=arguments.rows))
+                if number:  # the first round warms up
+                    seconds[kind, name].append(time.perf_counter() - began)
+            for name in TABLES:
+                connection.execute(f"VACUUM {name}")
+            if kind == "update":
+                for name, size in (("minimal", "pg_total_relation_size('minimal_log')"), ("sealed", _TRAIL_SIZE)):
+                    row = connection.execute(f"SELECT {size}").fetchone()
+                    sizes[name].append(int(row[0]) / arguments.rows if row else 0)
+    for kind in statements:
+        plain, minimal, sealed = (median(seconds[kind, name]) for name in TABLES)
+        yield Figure(f"capture.bulk_{kind}.unaudited_seconds", plain, "s")
+        yield Figure(f"capture.bulk_{kind}.minimal_seconds", minimal, "s")
+        yield Figure(f"capture.bulk_{kind}.pgseal_seconds", sealed, "s")
+        yield Figure(f"capture.bulk_{kind}.added_vs_minimal", (sealed - plain) / (minimal - plain), "ratio")
     yield Figure("capture.bytes_per_update", median(sizes["sealed"]), "bytes")
     yield Figure("capture.bytes_per_update.minimal", median(sizes["minimal"]), "bytes")
+
+
+def _tpcb(cluster: Cluster, arguments: Namespace) -> Iterator[Figure]:
+    """The script that pgbench brings, with all four tables tracked and without."""
+    databases = {name: cluster.create_database(f"tpcb_{name}") for name in ("plain", "sealed")}
+    for dsn in databases.values():
+        subprocess.run(["pgbench", "-i", "-q", "-s", "10", dsn], capture_output=True, check=True)
+    with connect(databases["sealed"], side="source") as installer:
+        install_schema(installer, "audit", "pgseal.trail", side="source")
+    for table in ("accounts", "branches", "history", "tellers"):
+        track(databases["sealed"], "public", f"pgbench_{table}", TableRule(), side="source", baseline=False)
+    rates: dict[str, list[float]] = {name: [] for name in databases}
+    for number in range(arguments.rounds + 1):
+        for name in list(databases)[:: 1 if number % 2 else -1]:
+            dsn = cluster.dsn(f"tpcb_{name}", options="-c synchronous_commit=off")
+            rate = _run_pgbench(dsn, SECONDS if number else WARM_UP_SECONDS)
+            if number:
+                rates[name].append(rate)
+    yield Figure("capture.tpcb.unaudited_tps", median(rates["plain"]), "1/s")
+    yield Figure("capture.tpcb.pgseal_tps", median(rates["sealed"]), "1/s")
+    yield Figure("capture.tpcb.tps_vs_unaudited", median(rates["sealed"]) / median(rates["plain"]), "ratio")
+
+
+def _growth(dsn: str, arguments: Namespace) -> Figure:
+    """What a captured row costs in a trail of ten million records, over what it costs in an empty one."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        empty = _measure_updates(connection, arguments)
+        connection.execute("TRUNCATE audit.record")
+        connection.execute(UPDATE.format(name="sealed"))
+        connection.execute("CREATE TEMP TABLE template AS SELECT * FROM audit.record")
+        for _ in range(arguments.growth // arguments.rows):
+            connection.execute(
+                "WITH numbered AS (UPDATE template SET id = nextval('audit.record_id_seq') RETURNING *) "
+                "INSERT INTO audit.record SELECT * FROM numbered"
+            )
+            connection.execute("VACUUM template")
+        connection.execute("CHECKPOINT")
+        return Figure("capture.cost_growth", _measure_updates(connection, arguments) / empty, "ratio")
+
+
+def _measure_updates(connection: psycopg.Connection, arguments: Namespace) -> float:
+    seconds: list[float] = []
+    for _ in range(arguments.rounds + 1):
+        began = time.perf_counter()
+        connection.execute(UPDATE.format(name="sealed"))
+        seconds.append(time.perf_counter() - began)
+        connection.execute("VACUUM sealed")
+    return median(seconds[1:])
 
 
 def _in_turn(number: int) -> list[str]:
@@ -96,9 +152,13 @@ def _pgbench(cluster: Cluster, table: str, rows: int, seconds: int) -> float:
     script = (
         f"\\set id random(1, {rows})\nUPDATE {table} SET balance = balance + 1, visits = visits + 1 WHERE id = :id;\n"
     )
-    dsn = cluster.dsn("bench", options="-c synchronous_commit=off")
+    return _run_pgbench(cluster.dsn("bench", options="-c synchronous_commit=off"), seconds, script)
+
+
+def _run_pgbench(dsn: str, seconds: int, script: str | None = None) -> float:
+    chosen = [] if script is None else ["-f", "/dev/stdin"]
     done = subprocess.run(
-        ["pgbench", "-n", "-M", "prepared", "-c", str(CLIENTS), "-j", "1", "-T", str(seconds), "-f", "/dev/stdin", dsn],
+        ["pgbench", "-n", "-M", "prepared", "-c", str(CLIENTS), "-j", "1", "-T", str(seconds), *chosen, dsn],
         input=script,
         capture_output=True,
         text=True,

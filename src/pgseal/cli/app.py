@@ -10,7 +10,22 @@ from typing import Annotated, Any
 import typer
 
 from pgseal import __version__
-from pgseal.cli import apply, demo, history, init, key, plan, prove, seal, search, status, track, untrack, verify
+from pgseal.cli import (
+    apply,
+    demo,
+    doctor,
+    history,
+    init,
+    key,
+    plan,
+    prove,
+    seal,
+    search,
+    status,
+    track,
+    untrack,
+    verify,
+)
 from pgseal.cli.failures import INTERRUPTED, describe_failure
 from pgseal.cli.invocation import Invocation
 
@@ -72,6 +87,7 @@ for command, example in (
     (seal.seal, seal.EXAMPLE),
     (verify.verify, verify.EXAMPLE),
     (status.status, status.EXAMPLE),
+    (doctor.doctor, doctor.EXAMPLE),
     (history.history, history.EXAMPLE),
     (search.search, search.EXAMPLE),
     (prove.prove, prove.EXAMPLE),

@@ -1,0 +1,218 @@
+"""What is misconfigured around the audit trail, why it matters, and the command that mends it. Reads only.
+
+``status`` says how things stand and ``plan`` how policy and database differ; this is about everything else: settings of
+the servers, roles that can get around the trail, what this installation could not be given.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Literal, LiteralString
+
+from pgseal.errors import PgsealError
+from pgseal.postgres import Connection, connect, read_identity, translated_errors
+from pgseal.settings import Settings, Source
+
+_LITTLE_SPACE = 0.05
+_CLOCK_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """One finding: how bad, about what, what is so, why it matters, what mends it."""
+
+    severity: Literal["error", "warning", "note"]
+    subject: str
+    what: str
+    why: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """A query that gives a row for each thing that is wrong; its columns fill ``{0}``, ``{1}`` in the texts."""
+
+    severity: Literal["error", "warning", "note"]
+    query: LiteralString
+    what: str
+    why: str
+    command: str
+
+
+def examine(settings: Settings) -> list[Advice]:
+    """Return everything worth saying, the worst first.
+
+    A side that cannot be reached is an advice of its own; the others are looked at all the same.
+    """
+    found = list(_examine_ledger(settings))
+    for source in settings.sources:
+        try:
+            found += _examine_source(source, settings)
+        except PgsealError as error:
+            found.append(
+                Advice(
+                    "error", f"source {source.name}", "cannot be examined", str(error), "mend that, then pgseal doctor"
+                )
+            )
+    order = {"error": 0, "warning": 1, "note": 2}
+    return sorted(found, key=lambda advice: order[advice.severity])
+
+
+def _examine_ledger(settings: Settings) -> Iterator[Advice]:
+    for name, path in (("ledger", settings.ledger), ("state", settings.state)):
+        if not path.exists():
+            yield Advice("error", name, f"{path} is not there", "nothing can be sealed without it", "pgseal init")
+            continue
+        usage = shutil.disk_usage(path)
+        if usage.free < _LITTLE_SPACE * usage.total:
+            yield Advice(
+                "warning",
+                name,
+                f"only {usage.free / usage.total:.0%} of its disk is free",
+                "sealing stops on a full disk, and records wait in the source",
+                f"make room on the disk of {path}",
+            )
+    yield Advice(
+        "note",
+        "witness",
+        "none is configured",
+        "whoever holds key, ledger and vault could rewrite history without anybody outside noticing",
+        "keep the output of pgseal seal --once, or the file checkpoint, where those people cannot reach",
+    )
+
+
+def _examine_source(source: Source, settings: Settings) -> list[Advice]:
+    side = f"source {source.name!r}"
+    subject = f"source {source.name}"
+    with closing(connect(source.admin_dsn.reveal(), side=side)) as connection, translated_errors(side):
+        found = list(_run(connection, subject, _SOURCE_CHECKS))
+        try:
+            with closing(connect(settings.vault.dsn.reveal(), side="vault")) as vault, translated_errors("vault"):
+                found += _compare_servers(connection, vault, subject)
+        except PgsealError as error:
+            found.append(Advice("error", "vault", "cannot be examined", str(error), "mend that, then pgseal doctor"))
+    return found
+
+
+def _run(connection: Connection, subject: str, checks: Sequence[_Check]) -> Iterator[Advice]:
+    for check in checks:
+        for row in connection.execute(check.query).fetchall():
+            texts = (text.format(*row) for text in (check.what, check.why, check.command))
+            yield Advice(check.severity, subject, *texts)
+
+
+def _compare_servers(source: Connection, vault: Connection, subject: str) -> Iterator[Advice]:
+    if read_identity(source).system_identifier == read_identity(vault).system_identifier:
+        yield Advice(
+            "warning",
+            subject,
+            "is on the same server as the vault",
+            "whoever administers it can change both sides at once; only the signed ledger is left to tell",
+            "move the vault to a server with other administrators",
+        )
+    clocks = [
+        connection.execute("SELECT extract(epoch FROM clock_timestamp())").fetchone() for connection in (source, vault)
+    ]
+    seconds = abs(float(clocks[0][0]) - float(clocks[1][0])) if clocks[0] and clocks[1] else 0.0
+    if seconds > _CLOCK_SECONDS:
+        yield Advice(
+            "warning",
+            subject,
+            f"its clock is {seconds:.0f} s off the vault's",
+            "times of records are the source's; searches by time miss or mix what happened",
+            "set up time synchronisation (chrony, ntpd) on both servers",
+        )
+
+
+_SOURCE_CHECKS = (
+    _Check(
+        "error",
+        "SELECT name, setting FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off'",
+        "{0} is off",
+        "a crash of the machine can lose or spoil committed records, and with them the proof",
+        "ALTER SYSTEM SET {0} = on; SELECT pg_reload_conf();",
+    ),
+    _Check(
+        "error",
+        """
+        SELECT coalesce('role ' || quote_ident(r.rolname), 'database ' || quote_ident(d.datname), 'all roles'),
+            coalesce('ROLE ' || quote_ident(r.rolname), 'DATABASE ' || quote_ident(d.datname), 'ROLE ALL'), c.setting
+        FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) AS c(setting)
+        LEFT JOIN pg_roles r ON r.oid = s.setrole LEFT JOIN pg_database d ON d.oid = s.setdatabase
+        WHERE c.setting LIKE 'session_replication_role=%' AND c.setting NOT LIKE '%=origin'
+        """,
+        "{0} works with {2}",
+        "foreign keys and the application's own triggers do not fire for it; ours do",
+        "ALTER {1} RESET session_replication_role;",
+    ),
+    _Check(
+        "warning",
+        """
+        SELECT string_agg(s.name || ' = ' || s.setting, ', ' ORDER BY s.name)
+        FROM pg_settings s
+        WHERE EXISTS (SELECT FROM audit.tracked t WHERE t.mask <> '{}' OR t.exclude <> '{}') AND (
+            (s.name = 'log_statement' AND s.setting IN ('mod', 'all'))
+            OR (s.name IN ('log_min_duration_statement', 'log_min_duration_sample') AND s.setting::int >= 0)
+            OR (s.name = 'log_min_error_statement' AND s.setting NOT IN ('fatal', 'panic'))
+            OR (s.name = 'pgaudit.log' AND s.setting ~* '(write|all)'))
+        HAVING count(*) > 0
+        """,
+        "the server's own log may hold values that are masked or left out here ({0})",
+        "statements are logged with their values, where no policy of pgseal's reaches",
+        "turn those off, or guard the log like the data: ALTER SYSTEM SET log_statement = 'none'; …",
+    ),
+    _Check(
+        "warning",
+        "SELECT 1 WHERE NOT pg_has_role('pgseal_owner', 'pg_read_all_stats', 'USAGE')",
+        "pgseal_owner may not see when a backend began",
+        "pid alone does not name a session: pids come again",
+        "as a superuser: GRANT pg_read_all_stats TO pgseal_owner;",
+    ),
+    _Check(
+        "warning",
+        """
+        SELECT quote_ident(m.rolname), quote_ident(r.rolname)
+        FROM pg_auth_members a JOIN pg_roles r ON r.oid = a.roleid JOIN pg_roles m ON m.oid = a.member
+        WHERE r.rolname IN ('pgseal_owner', 'pgseal_sealer') AND m.rolcanlogin AND NOT m.rolsuper
+            AND m.rolname NOT IN (session_user, 'pgseal_owner')
+        """,
+        "{0} may act as {1}",
+        "who can take that role administers the trail, or seals",
+        "if that is not meant: REVOKE {1} FROM {0};",
+    ),
+    _Check(
+        "note",
+        """
+        SELECT string_agg(DISTINCT quote_ident(r.rolname), ', '), count(DISTINCT r.oid)
+        FROM audit.tracked t JOIN pg_class c ON c.oid = t.table_oid JOIN pg_roles r ON r.oid = c.relowner
+        WHERE r.rolcanlogin AND NOT r.rolsuper HAVING count(*) > 0
+        """,
+        "owners of tracked tables that can log in: {0}",
+        "an owner can disable capture; pgseal status and pgseal plan --check find it, but only afterwards",
+        "let a role own the tables that nobody logs in as, and run pgseal plan --check from cron",
+    ),
+    _Check(
+        "note",
+        "SELECT string_agg(quote_ident(rolname), ', ' ORDER BY rolname) FROM pg_roles WHERE rolcanlogin "
+        "AND (rolsuper OR rolbypassrls OR rolreplication) AND rolname <> 'pgseal_sealer' HAVING count(*) > 0",
+        "roles that can get around privileges: {0}",
+        "what they do to records is found by pgseal verify; that they read, is not recorded",
+        "have as few of them as you can, and none that an application uses",
+    ),
+    _Check(
+        "note",
+        "SELECT name FROM pg_settings WHERE name IN ('log_connections', 'log_disconnections') "
+        "AND setting IN ('off', '')",
+        "{0} is off",
+        "logins are not in the server's log, and pgseal does not record them",
+        "ALTER SYSTEM SET {0} = on; SELECT pg_reload_conf();",
+    ),
+    _Check(
+        "note",
+        "SELECT 1 FROM pg_roles WHERE rolname = session_user AND NOT rolsuper",
+        "pgseal administers it without a superuser",
+        "event triggers cannot be made: dropped and recreated tables are noticed by status, not recorded at once",
+        "nothing, if that is how your provider has it",
+    ),
+)

@@ -1,0 +1,58 @@
+"""What doctor says on real servers, and that its commands mend it."""
+
+import psycopg
+
+
+def find(shell, code=0):
+    return {(advice["severity"], advice["what"]): advice for advice in shell.json("doctor", code=code)["advice"]}
+
+
+def execute(dsn, *statements):
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def test_advice_and_its_commands(shell, deployment):
+    name = psycopg.conninfo.conninfo_to_dict(deployment.source)["dbname"]
+    role = f"helper_{name}"
+    # The test servers run without fsync, which is the one error there should be.
+    before = find(shell, code=1)
+    assert {what for severity, what in before if severity == "error"} == {"fsync is off"}
+    assert ("warning", "is on the same server as the vault") not in before
+    assert not any("masked" in what for _, what in before)
+    execute(
+        deployment.source,
+        f"CREATE ROLE {role} LOGIN IN ROLE pgseal_owner",
+        f"ALTER ROLE {role} SET session_replication_role = replica",
+        'UPDATE audit.tracked SET mask = \'{"name": "redact"}\'',
+        "SET log_statement = 'all'",
+        f"ALTER DATABASE {name} SET log_statement = 'mod'",
+    )
+    try:
+        found = find(shell, code=1)
+        for severity, what in (
+            ("error", f"role {role} works with session_replication_role=replica"),
+            ("warning", f"{role} may act as pgseal_owner"),
+        ):
+            assert (severity, what) in found
+        assert any("log_statement = mod" in what for _, what in found)
+        commands = [found[key]["command"] for key in found.keys() - before.keys()]
+        for command in commands:
+            statement = command.removeprefix("if that is not meant: ")
+            if statement.startswith(("ALTER ROLE", "REVOKE")):
+                execute(deployment.source, statement)
+        execute(deployment.source, f"ALTER DATABASE {name} RESET log_statement")
+        after = find(shell, code=1)
+        assert ("error", f"role {role} works with session_replication_role=replica") not in after
+        assert ("warning", f"{role} may act as pgseal_owner") not in after
+    finally:
+        execute(deployment.source, f"DROP ROLE {role}")
+    assert "→" in shell("doctor", code=1).stdout
+
+
+def test_a_side_that_is_away_is_said_and_the_rest_examined(shell, deployment):
+    del deployment
+    done = shell("doctor", code=1, PGSEAL_VAULT_DSN="host=127.0.0.1 port=1 dbname=x")
+    assert "cannot be examined" in done.stdout
+    assert "fsync is off" in done.stdout

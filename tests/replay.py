@@ -5,7 +5,8 @@ Written from FORMATS.md §1 alone; shares nothing with the product but PostgreSQ
     INSERT, SNAPSHOT    `new` is the row
     UPDATE              `new` is the row after, `old` the former values of what changed, `key` the former key
     DELETE              `old` is the row
-    TRUNCATE            with a key or `old`: that row is gone; otherwise no row is left, but for a `part` only its own
+    TRUNCATE            no row is left
+    TRUNCATE_PARTITION  what went is in DELETE records before it, or in a TRUNCATE after it
 
 Every old image must be a row that stands there: nothing may be missing in between. In the order of `id` it does, except
 that triggers nest: a record may then come before the one that it starts from, in the same transaction. It is held back,
@@ -77,15 +78,15 @@ class ReplayedTable:
             self._transaction = transaction
         key, new, old = data["key"], data["new"], data["old"]
         self.actions[action] += 1
-        if action == "TRUNCATE" and old is None:
-            assert (key, new) == (None, None)
-            if "part" not in data:
-                self.settle()
+        if action in {"TRUNCATE", "TRUNCATE_PARTITION"}:
+            assert (key, new, old) == (None, None, None)
+            self.settle()
+            if action == "TRUNCATE":
                 self.images.clear()
         elif action in {"INSERT", "SNAPSHOT"}:
             assert old is None
             self._step(None, new, key, key, action)
-        elif action in {"DELETE", "TRUNCATE"}:
+        elif action == "DELETE":
             assert new is None
             self._step(old, None, key, None, action)
         else:
@@ -200,12 +201,14 @@ def find_differences(
         value = sql.SQL(form).format(sql.Literal(name))
         replayed.append(_output(sql.SQL("({})::{}").format(value, sql.SQL(full_type))))
         current.append(_output(sql.Identifier(name)))
+    parts = source.execute("SELECT parse_ident(%s)", (relation,)).fetchone()
+    assert parts
     is_tree = source.execute(
         "SELECT relkind = 'p' FROM pg_class WHERE oid = %s::text::regclass", (relation,)
     ).fetchone()
     only = sql.SQL("" if is_tree == (True,) else "ONLY ")
     replayed_rows = sql.SQL("SELECT {} FROM replayed").format(sql.SQL(", ").join(replayed))
-    current_rows = sql.SQL("SELECT {} FROM {}{}").format(sql.SQL(", ").join(current), only, sql.SQL(relation))
+    current_rows = sql.SQL("SELECT {} FROM {}{}").format(sql.SQL(", ").join(current), only, sql.Identifier(*parts[0]))
     with source.transaction(force_rollback=True):
         source.execute("SET LOCAL session_replication_role = origin")
         source.execute("CREATE TEMPORARY TABLE replayed (image jsonb)")

@@ -18,8 +18,16 @@ from psycopg import sql
 from pgseal.errors import CaptureError
 from pgseal.postgres import Connection, connect, translated_errors
 from pgseal.trail import baseline
-from pgseal.trail.capture import TRIGGERS, TableRule, format_capture, format_removal, format_triggers
-from pgseal.trail.catalog import Table, read_table
+from pgseal.trail.capture import (
+    TRIGGERS,
+    TRUNCATE_TRIGGER,
+    TableRule,
+    format_capture,
+    format_grants,
+    format_removal,
+    format_triggers,
+)
+from pgseal.trail.catalog import Table, read_parts, read_table
 from pgseal.trail.registry import TrackedTable, format_act, format_entry
 
 #: For how long locks are tried for unless said otherwise.
@@ -44,13 +52,23 @@ class Track:
         """The name in records."""
         return self.table.relation
 
+    @property
+    def can_lock(self) -> bool:
+        """Whether LOCK TABLE takes such a table."""
+        return self.table.kind != "f"
+
 
 @dataclass(frozen=True, slots=True)
 class Untrack:
-    """Stop capturing what is registered as ``relation``; ``table`` is None if it was dropped."""
+    """Stop capturing what is registered as ``relation``; ``table`` is None if it was dropped.
+
+    ``parts`` are its leaf partitions; ``can_lock`` says whether LOCK TABLE takes such a table.
+    """
 
     relation: str
     table: sql.Identifier | None
+    can_lock: bool = True
+    parts: Sequence[sql.Identifier] = ()
 
 
 def format_step(step: Track | Untrack, layout: str = "") -> Iterator[tuple[bool, sql.Composed]]:
@@ -62,13 +80,17 @@ def format_step(step: Track | Untrack, layout: str = "") -> Iterator[tuple[bool,
         if step.table is not None:
             for name in TRIGGERS["statement"]:
                 yield False, sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(name), step.table)
+            for part in (step.table, *step.parts):
+                trigger = sql.Identifier(TRUNCATE_TRIGGER)
+                yield False, sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(trigger, part)
+                yield False, sql.SQL("REVOKE SELECT ON {} FROM pgseal_owner").format(part)
         yield True, format_act("UNTRACK", step.relation, {})
         yield True, sql.SQL("DELETE FROM audit.tracked WHERE relation = {}").format(sql.Literal(step.relation))
         yield from ((True, statement) for statement in format_removal(step.relation))
         return
     table, rule = step.table, step.rule
     yield from ((True, statement) for statement in format_capture(table, rule, layout))
-    yield from ((False, statement) for statement in format_triggers(table))
+    yield from ((False, statement) for statement in (*format_triggers(table), *format_grants(table)))
     entry = format_entry(table, rule, layout, baseline="pending" if step.has_baseline else "none")
     yield from ((True, statement) for statement in entry)
     if step.former not in {None, table.relation}:
@@ -79,6 +101,8 @@ def format_step(step: Track | Untrack, layout: str = "") -> Iterator[tuple[bool,
         "exclude": list(rule.exclude),
         "key": list(table.key),
         "mask": dict(rule.mask),
+        "oversize": rule.oversize,
+        "truncate": rule.truncate,
     })  # fmt: skip
 
 
@@ -205,6 +229,8 @@ def _lock(writer: Connection, reader: Connection, steps: Sequence[Track | Untrac
         # change what the columns are, or empty a table.
         baseline.begin_reading(reader)
         for step in to_read:
+            if step.table.kind == "f":  # LOCK TABLE refuses them, and would keep nobody from changing the rows
+                continue
             reader.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE NOWAIT").format(step.table.identifier))
     for step in steps:
         if (lock := _format_lock(step)) is not None:
@@ -212,6 +238,8 @@ def _lock(writer: Connection, reader: Connection, steps: Sequence[Track | Untrac
 
 
 def _format_lock(step: Track | Untrack) -> sql.Composed | None:
+    if not step.can_lock:
+        return None
     if isinstance(step, Track):
         # What CREATE TRIGGER takes, but before anything is read: writers are out from here to the commit.
         return sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE NOWAIT").format(step.table.identifier)
@@ -233,8 +261,9 @@ def _do(
     if not to_read:
         return []
     baseline.take_snapshot(writer, reader)
+    parts = [read_parts(reader, step.table) for step in to_read]
     writer.execute("SET LOCAL ROLE pgseal_owner")
-    found = [baseline.reserve(writer, step.table) for step in to_read]
+    found = [baseline.reserve(writer, places) for places in parts]
     writer.execute("SET LOCAL ROLE NONE")
     return found
 

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from pgseal.postgres import Connection
 from pgseal.trail.capture import TableRule, format_snapshot_insert
-from pgseal.trail.catalog import Table, TablePart, read_parts
+from pgseal.trail.catalog import Table, TablePart
 
 Progress = Callable[[int, int], None]
 
@@ -47,9 +47,8 @@ def take_snapshot(writer: Connection, reader: Connection) -> None:
     reader.execute("SELECT pg_current_xact_id()")
 
 
-def reserve(writer: Connection, table: Table) -> Baseline:
+def reserve(writer: Connection, parts: Sequence[TablePart]) -> Baseline:
     """Take ids out of the sequence for every row that can be there; the role has to be the schema's owner."""
-    parts = read_parts(writer, table)
     count = sum(part.pages for part in parts) * _ROWS_ON_A_PAGE
     row = writer.execute(
         "SELECT setval('audit.record_id_seq', nextval('audit.record_id_seq') + %s)", [_ID_MARGIN + count]
@@ -65,8 +64,9 @@ def record_rows(reader: Connection, table: Table, rule: TableRule, baseline: Bas
     total = sum(part.pages for part in baseline.parts)
     rows = done = 0
     for part in baseline.parts:
-        for begin in range(0, part.pages, _PAGES_AT_ONCE):
-            end = begin + _PAGES_AT_ONCE
+        pages_at_once = part.pages if part.is_foreign else _PAGES_AT_ONCE
+        for begin in range(0, part.pages, pages_at_once):
+            end = begin + pages_at_once
             rows += reader.execute(
                 format_snapshot_insert(
                     table, part, rule, first_id=baseline.first_id + rows, first_page=begin, end_page=end

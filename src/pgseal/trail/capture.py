@@ -56,17 +56,21 @@ class Shape(NamedTuple):
 
 #: The triggers of a tracked table, by the table's mode.
 TRIGGERS: Mapping[str, Mapping[str, Shape]] = {
-    "row": {ROW_TRIGGER: Shape("A", 1 + 4 + 8 + 16), TRUNCATE_TRIGGER: Shape("A", 32)},
+    "row": {ROW_TRIGGER: Shape("A", 1 + 4 + 8 + 16), TRUNCATE_TRIGGER: Shape("A", 2 + 32)},
     "statement": {
         ROW_TRIGGER: Shape("R", 1 + 4 + 8 + 16),
-        TRUNCATE_TRIGGER: Shape("A", 32),
+        TRUNCATE_TRIGGER: Shape("A", 2 + 32),
         ATTACH_GUARD: Shape("O", 1 + 8),
         "pgseal_capture_insert": Shape("A", 4),
         "pgseal_capture_update": Shape("A", 16),
         "pgseal_capture_delete": Shape("A", 8),
     },
 }
+#: The TRUNCATE trigger of a partitioned table, which fires when its partitions' have recorded what was in them.
+ROOT_TRUNCATE = Shape("A", 32)
 MASKS = ("hash", "redact")
+TRUNCATES = ("count", "rows")
+OVERSIZES = ("keep", "digest", "reject")
 
 #: The built-in types that meet ``to_jsonb`` and whose text depends on a setting.
 _SETTING_OF_TYPE = {"timestamptz": "TimeZone", "interval": "IntervalStyle"}
@@ -79,15 +83,25 @@ def capture_name(relation: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TableRule:
-    """How one table is to be captured: columns to leave out, columns to mask (``hash`` or ``redact``)."""
+    """How one table is to be captured.
+
+    ``exclude`` names columns to leave out, ``mask`` columns to mask (``hash`` or ``redact``). ``truncate`` says what
+    stands for the rows that a TRUNCATE removes: their ``count``, or a record each (``rows``). ``oversize`` says what
+    becomes of values over a limit: recorded as they are as far as JSON can hold them (``keep``), replaced by their
+    ``digest``, or the write fails (``reject``).
+    """
 
     exclude: Sequence[str] = ()
     mask: Mapping[str, str] = field(default_factory=dict[str, str])
+    truncate: str = "count"
+    oversize: str = "keep"
 
     def format_options(self) -> str:
-        """Write the rule as options of ``pgseal track``; empty if it hides nothing."""
+        """Write the rule as options of ``pgseal track``; empty if it is the usual one."""
         words = [word for column in self.exclude for word in ("--exclude", column)]
         words += [word for column, how in self.mask.items() for word in ("--mask", f"{column}={how}")]
+        words += ["--truncate", self.truncate] if self.truncate != TRUNCATES[0] else []
+        words += ["--oversize", self.oversize] if self.oversize != OVERSIZES[0] else []
         return shlex.join(words)
 
 
@@ -139,39 +153,64 @@ def format_snapshot_insert(
     images = Images(table, _captured(table, rule), rule.mask)
     return sql.SQL(
         "INSERT INTO audit.record ({columns}) SELECT {first_id} + row_number() OVER () - 1, {values} "
-        'FROM ONLY {table} AS "new" WHERE "new".ctid >= {begin}::tid AND "new".ctid < {end}::tid',
+        'FROM ONLY {table} AS "new" WHERE {pages}',
     ).format(
         columns=_COLUMNS,
         first_id=sql.Literal(first_id),
         values=_values(table.relation, "SNAPSHOT", images.key("new"), sql.SQL("NULL"), images.image("new"), "NULL"),
         table=part.identifier,
-        begin=sql.Literal(f"({first_page},0)"),
-        end=sql.Literal(f"({end_page},0)"),
+        pages=sql.SQL("true")
+        if part.is_foreign
+        else sql.SQL('"new".ctid >= {}::tid AND "new".ctid < {}::tid').format(
+            sql.Literal(f"({first_page},0)"), sql.Literal(f"({end_page},0)")
+        ),
     )
 
 
 def format_triggers(table: Table) -> Iterable[sql.Composed]:
     """Write the statements that attach capture to ``table``, fired whatever session_replication_role says."""
-    triggers = {
-        ROW_TRIGGER: sql.SQL("INSERT OR UPDATE OR DELETE ON {} FOR EACH ROW EXECUTE FUNCTION {}()").format(
-            table.identifier, _function(table)
-        ),
-        TRUNCATE_TRIGGER: sql.SQL(
-            "TRUNCATE ON {} FOR EACH STATEMENT EXECUTE FUNCTION audit.capture_truncate({})"
-        ).format(table.identifier, sql.Literal(table.relation)),
-    }  # fmt: skip
+    rows = sql.SQL("AFTER INSERT OR UPDATE OR DELETE ON {} FOR EACH ROW EXECUTE FUNCTION {}()")
+    triggers = {ROW_TRIGGER: rows.format(table.identifier, _function(table))}
     if table.mode == "statement":
         for trigger, event in _STATEMENT_TRIGGERS.items():
-            triggers[trigger] = sql.SQL("{} ON {} REFERENCING {} FOR EACH STATEMENT EXECUTE FUNCTION {}()").format(
-                sql.SQL(event), table.identifier, _TRANSITION[event], _function(table)
-            )
+            statement = sql.SQL("AFTER {} ON {} REFERENCING {} FOR EACH STATEMENT EXECUTE FUNCTION {}()")
+            triggers[trigger] = statement.format(sql.SQL(event), table.identifier, _TRANSITION[event], _function(table))
         triggers[ATTACH_GUARD] = sql.SQL(
-            "DELETE ON {} REFERENCING OLD TABLE AS old_rows FOR EACH ROW WHEN (false) EXECUTE FUNCTION {}()"
+            "AFTER DELETE ON {} REFERENCING OLD TABLE AS old_rows FOR EACH ROW WHEN (false) EXECUTE FUNCTION {}()"
         ).format(table.identifier, _function(table))
     for trigger, event in triggers.items():
-        yield sql.SQL("CREATE OR REPLACE TRIGGER {} AFTER {}").format(sql.Identifier(trigger), event)
-        state = _STATES[TRIGGERS[table.mode][trigger].state]
-        yield sql.SQL("ALTER TABLE {} {} TRIGGER {}").format(table.identifier, state, sql.Identifier(trigger))
+        yield from _format_trigger(trigger, table.identifier, event, TRIGGERS[table.mode][trigger].state)
+    for place, when in _truncatable(table):
+        event = sql.SQL("{} TRUNCATE ON {} FOR EACH STATEMENT EXECUTE FUNCTION audit.capture_truncate({})").format(
+            when, place, sql.Literal(table.relation)
+        )
+        yield from _format_trigger(TRUNCATE_TRIGGER, place, event, "A")
+
+
+def format_grants(table: Table) -> Iterable[sql.Composed]:
+    """Write the statements that let the TRUNCATE trigger read what is about to go, as far as the login may do that."""
+    for place in (table.identifier, *table.leaves):
+        yield sql.SQL("GRANT SELECT ON {} TO pgseal_owner").format(place)
+    grant = sql.SQL("GRANT USAGE ON SCHEMA {} TO pgseal_owner").format(sql.Identifier(table.schema))
+    body = sql.SQL(
+        "BEGIN IF NOT has_schema_privilege('pgseal_owner', {schema}, 'USAGE') AND EXISTS (SELECT FROM pg_namespace "
+        "WHERE nspname = {schema} AND pg_has_role(session_user, nspowner, 'USAGE')) THEN {grant}; END IF; END"
+    ).format(schema=sql.Literal(table.schema), grant=grant)
+    yield sql.SQL("DO {}").format(sql.Literal(body.as_string()))
+
+
+def _format_trigger(name: str, place: sql.Identifier, event: sql.Composed, state: str) -> Iterable[sql.Composed]:
+    yield sql.SQL("CREATE OR REPLACE TRIGGER {} {}").format(sql.Identifier(name), event)
+    yield sql.SQL("ALTER TABLE {} {} TRIGGER {}").format(place, _STATES[state], sql.Identifier(name))
+
+
+def _truncatable(table: Table) -> Iterable[tuple[sql.Identifier, sql.SQL]]:
+    """Yield what can have a TRUNCATE trigger, and when it fires: partitions before, their root after all of them."""
+    if table.kind == "p":
+        yield table.identifier, sql.SQL("AFTER")
+        yield from ((leaf, sql.SQL("BEFORE")) for leaf in table.leaves)
+    elif table.has_truncate_trigger:
+        yield table.identifier, sql.SQL("BEFORE")
 
 
 def _function(table: Table) -> sql.Identifier:

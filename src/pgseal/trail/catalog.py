@@ -53,7 +53,8 @@ class Table:
     """A table that can be captured.
 
     ``relation`` is the name in FORMATS.md's form, ``key`` the primary key's columns in key order (empty
-    without one). ``mode`` says what captures it: triggers for each statement, or only triggers for each row.
+    without one). ``mode`` says what captures it: triggers for each statement, or only triggers for each row. ``kind``
+    is pg_class.relkind, ``leaves`` are the partitions that hold rows and can have a TRUNCATE trigger.
     """
 
     oid: int
@@ -62,6 +63,9 @@ class Table:
     columns: tuple[Column, ...]
     key: tuple[str, ...]
     mode: Literal["row", "statement"] = "row"
+    kind: str = "r"
+    leaves: tuple[sql.Identifier, ...] = ()
+    has_truncate_trigger: bool = True
 
     @property
     def relation(self) -> str:
@@ -76,10 +80,14 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class TablePart:
-    """One relation that holds rows of a table: itself, or a leaf partition; ``pages`` is its size now."""
+    """One relation that holds rows of a table: itself, or a leaf partition.
+
+    ``pages`` is its size now; of a foreign table, which has none, that of a table with as many rows at the most.
+    """
 
     identifier: sql.Identifier
     pages: int
+    is_foreign: bool = False
 
 
 def make_column(number: int, name: str, type_oid: int, type_kind: str) -> Column:
@@ -164,7 +172,6 @@ _REFUSED_KINDS = {
     "i": "is an index, not a table",
     "c": "is a composite type, not a table",
     "t": "is a TOAST table",
-    "f": "is a foreign table; capture on those is not supported yet",
 }
 
 
@@ -192,9 +199,52 @@ def read_table(connection: Connection, schema: str, name: str) -> Table:
         raise CaptureError(f"{relation} is a partition; track its partitioned table")
     if schema in {"audit", "vault", "pg_catalog", "information_schema"}:
         raise CaptureError(f"{relation} belongs to pgseal or PostgreSQL and cannot be tracked")
+    _check_truncate(connection, oid, relation)
     return Table(
-        oid, schema, name, _read_columns(connection, oid), _read_key(connection, oid), _read_mode(connection, oid)
+        oid,
+        schema,
+        name,
+        _read_columns(connection, oid),
+        _read_key(connection, oid),
+        _read_mode(connection, oid),
+        kind,
+        _read_leaves(connection, oid) if kind == "p" else (),
+        kind != "f" or connection.info.server_version >= _FOREIGN_TRUNCATE_TRIGGERS,
     )
+
+
+_FOREIGN_TRUNCATE_TRIGGERS = 160000
+
+
+def _check_truncate(connection: Connection, oid: int, relation: str) -> None:
+    """Refuse foreign tables that could be truncated unnoticed: before 16 they can have no TRUNCATE trigger."""
+    if connection.info.server_version >= _FOREIGN_TRUNCATE_TRIGGERS:
+        return
+    row = connection.execute(
+        """
+        SELECT c.oid::regclass::text FROM pg_foreign_table f JOIN pg_class c ON c.oid = f.ftrelid
+        JOIN pg_foreign_server s ON s.oid = f.ftserver JOIN pg_foreign_data_wrapper w ON w.oid = s.srvfdw
+        WHERE f.ftrelid IN (SELECT %(oid)s UNION SELECT p.relid FROM pg_partition_tree(%(oid)s::oid) p)
+            AND w.fdwname = 'postgres_fdw' AND 'truncatable=false' <> ALL (coalesce(f.ftoptions, s.srvoptions, '{}'))
+            AND 'truncatable=false' <> ALL (coalesce(s.srvoptions, '{}'))
+        """,
+        {"oid": oid},
+    ).fetchone()
+    if row is not None:
+        raise CaptureError(
+            f"{relation}: PostgreSQL {connection.info.server_version // 10000} has no TRUNCATE triggers for foreign "
+            f"tables such as {row[0]}; forbid TRUNCATE: ALTER FOREIGN TABLE {row[0]} OPTIONS (ADD truncatable 'false')"
+        )
+
+
+def _read_leaves(connection: Connection, oid: int) -> tuple[sql.Identifier, ...]:
+    kinds = ["r", "f"] if connection.info.server_version >= _FOREIGN_TRUNCATE_TRIGGERS else ["r"]
+    rows = connection.execute(
+        "SELECT n.nspname, c.relname FROM pg_partition_tree(%s::oid) p JOIN pg_class c ON c.oid = p.relid "
+        "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = ANY (%s) ORDER BY c.oid",
+        [oid, kinds],
+    ).fetchall()
+    return tuple(sql.Identifier(*row) for row in rows)
 
 
 def _read_columns(connection: Connection, oid: int) -> tuple[Column, ...]:
@@ -255,14 +305,27 @@ def read_parts(connection: Connection, table: Table) -> list[TablePart]:
     """Read which relations hold the rows of ``table``: itself, or its leaf partitions."""
     rows = connection.execute(
         """
-        SELECT n.nspname, c.relname, pg_relation_size(c.oid) / current_setting('block_size')::bigint + 1
+        SELECT n.nspname, c.relname, c.relkind = 'f',
+            pg_relation_size(c.oid) / current_setting('block_size')::bigint + 1
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE c.oid IN (SELECT %(oid)s UNION SELECT p.relid FROM pg_partition_tree(%(oid)s::oid) p) AND c.relkind = 'r'
+        WHERE c.oid IN (SELECT %(oid)s UNION SELECT p.relid FROM pg_partition_tree(%(oid)s::oid) p)
+            AND c.relkind IN ('r', 'f')
         ORDER BY c.oid
         """,
         {"oid": table.oid},
     ).fetchall()
-    return [TablePart(sql.Identifier(schema, name), int(pages)) for schema, name, pages in rows]
+    parts: list[TablePart] = []
+    for schema, name, is_foreign, pages in rows:
+        identifier = sql.Identifier(schema, name)
+        parts.append(
+            TablePart(identifier, _count_rows(connection, identifier) + 1 if is_foreign else int(pages), is_foreign)
+        )
+    return parts
+
+
+def _count_rows(connection: Connection, table: sql.Identifier) -> int:
+    row = connection.execute(sql.SQL("SELECT count(*) FROM ONLY {}").format(table)).fetchone()
+    return int(row[0]) if row else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 
 from pgseal.postgres import Connection
-from pgseal.trail.capture import ATTACH_GUARD, ROW_TRIGGER, TRIGGERS, TRUNCATE_TRIGGER
+from pgseal.trail.capture import ATTACH_GUARD, ROOT_TRUNCATE, ROW_TRIGGER, TRIGGERS, TRUNCATE_TRIGGER
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +25,19 @@ def read_trigger_faults(connection: Connection) -> list[TriggerFault]:
     }
     rows = connection.execute(
         _FAULTS,
-        {"expected": json.dumps(expected), "row": ROW_TRIGGER, "guard": ATTACH_GUARD, "truncate": TRUNCATE_TRIGGER},
+        {
+            "expected": json.dumps(expected),
+            "row": ROW_TRIGGER,
+            "guard": ATTACH_GUARD,
+            "truncate": TRUNCATE_TRIGGER,
+            "root_truncate": ROOT_TRUNCATE.type,
+        },
     ).fetchall()
     return [TriggerFault(*row) for row in rows]
 
 
-# Row triggers are cloned to partitions, where each can be disabled by itself.
+# Row triggers are cloned to partitions, where each can be disabled by itself; TRUNCATE triggers are not: a partition
+# that holds rows has its own. Foreign tables can have them since PostgreSQL 16.
 _FAULTS = """
 WITH place AS (
     SELECT t.relation, t.capture, t.mode, t.table_oid AS oid, true AS is_root FROM audit.tracked t
@@ -38,9 +45,14 @@ WITH place AS (
     SELECT t.relation, t.capture, t.mode, p.relid, false
     FROM audit.tracked t CROSS JOIN pg_partition_tree(t.table_oid) p WHERE p.relid <> t.table_oid
 ), wanted AS (
-    SELECT p.*, e.key AS name, e.value ->> 'state' AS state, (e.value ->> 'type')::int AS type
-    FROM place p CROSS JOIN jsonb_each(%(expected)s::jsonb -> p.mode) e
-    WHERE p.is_root OR e.key = %(row)s
+    SELECT p.*, e.key AS name, e.value ->> 'state' AS state,
+        CASE WHEN e.key = %(truncate)s AND c.relkind = 'p' THEN %(root_truncate)s
+            ELSE (e.value ->> 'type')::int END AS type
+    FROM place p JOIN pg_class c ON c.oid = p.oid CROSS JOIN jsonb_each(%(expected)s::jsonb -> p.mode) e
+    WHERE CASE WHEN e.key = %(row)s THEN true
+        WHEN e.key = %(truncate)s THEN (p.is_root OR c.relkind <> 'p')
+            AND (c.relkind <> 'f' OR current_setting('server_version_num')::int >= 160000)
+        ELSE p.is_root END
 )
 SELECT w.relation, audit.format_relation(c.oid), w.name, f.fault
 FROM wanted w JOIN pg_class c ON c.oid = w.oid LEFT JOIN pg_trigger g ON g.tgrelid = w.oid AND g.tgname = w.name

@@ -6,6 +6,7 @@ What may stand in these expressions, and why:
   Columns are listed by name: ``to_jsonb(NEW)`` would run a cast to json that came with a column added later.
 - An image is ``to_jsonb(ROW(…)::audit.image_…)``: a composite type of built-in types, owned by pgseal_owner, gives the
   names. Its attributes stand in jsonb's own order of keys, so that nothing has to be sorted for each row.
+- JSON null in a jsonb column is not SQL NULL: ``audit.mark_json`` gives it another form.
 - A value goes through ``audit.exactly``, so that an expression is not even prepared for a column that has another type
   by now: it would look for a cast, which may be somebody's code.
 - No subqueries: PL/pgSQL keeps an expression without one ready for the whole transaction, and sets up a statement anew
@@ -86,7 +87,7 @@ class Images:
                 _is_present(column, self._old),
                 self._differs(column),
                 sql.Literal(column.name),
-                _reference(column, self._old),
+                _value(column, self._old, self._mask),
             )
             for column in self._columns
             if column not in flat
@@ -165,6 +166,8 @@ def _value(column: Column, row: str, mask: Mapping[str, str]) -> sql.Composable:
         return sql.SQL("CASE WHEN {} THEN audit.mask_hash({}) END").format(_is_present(column, row), _output(reference))
     if column.encoding in _OUTPUT:
         return sql.SQL("CASE WHEN {} THEN {} END").format(_is_present(column, row), _output(reference))
+    if column.encoding is Encoding.JSON:
+        return sql.SQL("audit.mark_json({})").format(reference)
     return reference
 
 

@@ -37,9 +37,9 @@ class Registered:
 def list_tracked(connection: Connection) -> list[TrackedTable]:
     """List the registry, by name."""
     rows = connection.execute(
-        "SELECT relation, exclude, mask, baseline FROM audit.tracked ORDER BY relation"
+        "SELECT relation, baseline, exclude, mask, truncate, oversize FROM audit.tracked ORDER BY relation"
     ).fetchall()
-    return [TrackedTable(relation, TableRule(exclude, mask), baseline) for relation, exclude, mask, baseline in rows]
+    return [TrackedTable(relation, TableRule(*rule), baseline) for relation, baseline, *rule in rows]
 
 
 def find_registered(connection: Connection, table: Table) -> Registered | None:
@@ -53,6 +53,7 @@ def find_registered(connection: Connection, table: Table) -> Registered | None:
             CASE WHEN t.table_oid <> %(oid)s THEN t.mask ELSE coalesce((
                 SELECT jsonb_object_agg(c.name, t.mask_numbers -> c.number::text) FROM audit.live_columns(%(oid)s) c
                 WHERE t.mask_numbers ? c.number::text), '{}') END,
+            t.truncate, t.oversize,
             audit.layout(t.table_oid) IS DISTINCT FROM t.layout
         FROM audit.tracked t WHERE t.table_oid = %(oid)s OR t.relation = %(relation)s
         ORDER BY t.table_oid = %(oid)s DESC LIMIT 1
@@ -61,8 +62,8 @@ def find_registered(connection: Connection, table: Table) -> Registered | None:
     ).fetchone()
     if row is None:
         return None
-    oid, relation, mode, baseline, exclude, mask, is_altered = row
-    return Registered(oid, relation, mode, baseline, TableRule(exclude, mask), is_altered)
+    oid, relation, mode, baseline, *rule, is_altered = row
+    return Registered(oid, relation, mode, baseline, TableRule(*rule), is_altered)
 
 
 def format_entry(table: Table, rule: TableRule, layout: str, *, baseline: str) -> Iterator[sql.Composed]:
@@ -81,6 +82,8 @@ def format_entry(table: Table, rule: TableRule, layout: str, *, baseline: str) -
         "mask": json.dumps(dict(rule.mask)),
         "exclude_numbers": [numbers[name] for name in rule.exclude],
         "mask_numbers": json.dumps({numbers[name]: how for name, how in rule.mask.items()}),
+        "truncate": rule.truncate,
+        "oversize": rule.oversize,
         "baseline": baseline,
     }
     yield sql.SQL("INSERT INTO audit.tracked ({}) VALUES ({})").format(

@@ -9,8 +9,9 @@ from psycopg import sql
 from pgseal.errors import CaptureError, ConfigError
 from pgseal.postgres import Connection, connect, quote_name, translated_errors
 from pgseal.trail.apply import Track, Untrack, apply_steps
-from pgseal.trail.capture import MASKS, TableRule
+from pgseal.trail.capture import MASKS, OVERSIZES, TRUNCATES, TableRule
 from pgseal.trail.catalog import Table, read_table
+from pgseal.trail.health import read_trigger_faults
 from pgseal.trail.registry import TrackedTable, find_registered
 
 
@@ -28,6 +29,9 @@ def check_rule(table: Table, rule: TableRule) -> None:
             raise ConfigError(
                 f"{table.relation}: {column!r} is part of the key, which every record names; it cannot be hidden"
             )
+    for name, value, choices in (("truncate", rule.truncate, TRUNCATES), ("oversize", rule.oversize, OVERSIZES)):
+        if value not in choices:
+            raise ConfigError(f"{table.relation}: {name}: expected {' or '.join(choices)}, got {value!r}")
     for column, mask in rule.mask.items():
         if mask not in MASKS:
             raise ConfigError(f"{table.relation}.{column}: unknown mask {mask!r}; expected {' or '.join(MASKS)}")
@@ -44,7 +48,7 @@ def plan_track(connection: Connection, table: Table, rule: TableRule, *, side: s
     """
     known = find_registered(connection, table)
     if known is not None:
-        if known.baseline != "pending" and not known.is_altered:
+        if known.baseline != "pending" and not known.is_altered and not _lacks_triggers(connection, known.relation):
             raise CaptureError(f"{table.relation} is already tracked; to change how: pgseal untrack, then pgseal track")
         if rule == TableRule():
             rule = known.rule
@@ -54,6 +58,11 @@ def plan_track(connection: Connection, table: Table, rule: TableRule, *, side: s
     check_rule(table, rule)
     check_owner(connection, table.oid, table.relation, side)
     return Track(table, rule, has_baseline, None if known is None else known.relation)
+
+
+def _lacks_triggers(connection: Connection, relation: str) -> bool:
+    """Tell whether a trigger is missing or wrong: partitions that were made later have none for TRUNCATE."""
+    return any(fault.relation == relation for fault in read_trigger_faults(connection))
 
 
 def track(
@@ -99,17 +108,21 @@ def plan_untrack(connection: Connection, relation: str, *, side: str) -> Untrack
         ConfigError: it is not tracked, or the login does not own the table.
     """
     row = connection.execute(
-        "SELECT t.table_oid::bigint, n.nspname, c.relname FROM audit.tracked t LEFT JOIN (pg_class c "
+        "SELECT t.table_oid::bigint, n.nspname, c.relname, c.relkind, "
+        "ARRAY(SELECT ARRAY[pn.nspname, pc.relname]::text[] FROM pg_partition_tree(t.table_oid) p "
+        "JOIN pg_class pc ON pc.oid = p.relid "
+        "JOIN pg_namespace pn ON pn.oid = pc.relnamespace WHERE pc.relkind IN ('r', 'f') AND p.relid <> t.table_oid) "
+        "FROM audit.tracked t LEFT JOIN (pg_class c "
         "JOIN pg_namespace n ON n.oid = c.relnamespace) ON c.oid = t.table_oid WHERE t.relation = %s",
         [relation],
     ).fetchone()
     if row is None:
         raise ConfigError(f"{relation} is not tracked; pgseal status lists what is")
-    oid, schema, name = row
+    oid, schema, name, kind, parts = row
     if name is None:
         return Untrack(relation, None)
     check_owner(connection, oid, relation, side)
-    return Untrack(relation, sql.Identifier(schema, name))
+    return Untrack(relation, sql.Identifier(schema, name), kind != "f", [sql.Identifier(*part) for part in parts])
 
 
 def untrack(dsn: str, relation: str, *, side: str) -> None:

@@ -58,6 +58,8 @@ CREATE TABLE audit.tracked (
     layout     text        NOT NULL,
     exclude    text[]      NOT NULL DEFAULT '{}',
     mask       jsonb       NOT NULL DEFAULT '{}',
+    truncate   text        NOT NULL DEFAULT 'count' CONSTRAINT tracked_truncate_ck CHECK (truncate IN ('count', 'rows')),
+    oversize   text        NOT NULL DEFAULT 'keep' CONSTRAINT tracked_oversize_ck CHECK (oversize IN ('keep', 'digest', 'reject')),
     exclude_numbers smallint[] NOT NULL DEFAULT '{}',
     mask_numbers    jsonb      NOT NULL DEFAULT '{}',
     tracked_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
@@ -275,7 +277,7 @@ BEGIN
         RAISE EXCEPTION 'pgseal: action must match [A-Z][A-Z0-9_]{0,62}, got %', quote_nullable(action)
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    IF action IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'SNAPSHOT', 'TRACK', 'UNTRACK', 'HEARTBEAT', 'ERASE',
+    IF action IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRUNCATE_PARTITION', 'SNAPSHOT', 'TRACK', 'UNTRACK', 'HEARTBEAT', 'ERASE',
                   'RETENTION', 'RECOVER', 'MALFORMED', 'CLOCK', 'KEY_ROTATE') THEN
         RAISE EXCEPTION 'pgseal: % is an action of pgseal''s own', quote_literal(action)
             USING ERRCODE = 'reserved_name',
@@ -303,18 +305,6 @@ BEGIN
 END
 $pgseal$;
 COMMENT ON FUNCTION audit.record_event(text, jsonb, text, text) IS 'records an application event in this transaction';
-
--- Capture of TRUNCATE, shared by all tables; the row triggers are generated for each table (capture.py). -----
-
-CREATE FUNCTION audit.capture_truncate() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $pgseal$
-BEGIN
-    PERFORM audit.append('row', 'data_modification', 'TRUNCATE', 'success', TG_ARGV[0], NULL, audit.claimed());
-    RETURN NULL;
-END
-$pgseal$;
 
 -- pgseal's own acts, for pgseal's own roles only.
 CREATE FUNCTION audit.record_act(action text, data jsonb, category text DEFAULT 'configuration', relation text DEFAULT NULL)

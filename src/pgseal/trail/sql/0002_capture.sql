@@ -101,6 +101,17 @@ CREATE FUNCTION audit.exactly(value anyelement, type anyelement) RETURNS anyelem
 LANGUAGE sql IMMUTABLE
 AS 'SELECT $1';
 
+-- A jsonb value as it stands in an image, where null is SQL's: JSON null and what looks like its mark are marked.
+CREATE FUNCTION audit.mark_json(value jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+BEGIN ATOMIC
+    SELECT CASE pg_catalog.jsonb_typeof(value)
+        WHEN 'null' THEN '{"pgseal": "null"}'
+        WHEN 'object' THEN CASE WHEN pg_catalog.jsonb_exists(value, 'pgseal')
+            THEN pg_catalog.jsonb_build_object('pgseal', 'value', 'value', value) ELSE value END
+        ELSE value END;
+END;
+
 -- Pin what changes output text, for a table about whose types nothing is known; returns what was set before.
 CREATE FUNCTION audit.swap_settings(wanted jsonb) RETURNS jsonb
 LANGUAGE sql VOLATILE
@@ -116,18 +127,19 @@ $pgseal$;
 -- any columns of any types, and therefore slower. Evaluated at planning, like has_layout.
 --
 -- $1 is the claimed context; of a row trigger $2 and $3 are OLD and NEW, a statement trigger has old_rows and new_rows.
+-- Of other places than these, deleted rows are read from ``place``, which is trusted SQL.
 -- Values of the types that FORMATS.md §1 gives to to_jsonb are recognised when they are met. All others are printed by
 -- their output function, so that nobody's cast runs.
 CREATE FUNCTION audit.format_insert(
-    relation regclass, action text, is_row boolean, exclude smallint[], masks jsonb
+    relation regclass, action text, is_row boolean, exclude smallint[], masks jsonb, place text DEFAULT NULL
 ) RETURNS text
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
 AS $pgseal$
 DECLARE
-    old_rows  text := CASE WHEN is_row THEN '(SELECT ($2).*)' ELSE 'old_rows' END;
+    old_rows  text := CASE WHEN is_row THEN '(SELECT ($2).*)' ELSE coalesce(place, 'old_rows') END;
     new_rows  text := CASE WHEN is_row THEN '(SELECT ($3).*)' ELSE 'new_rows' END;
-    place     text := 'n';
+    counter   text := 'n';
     old_pairs text;
     new_pairs text;
     changed   text;
@@ -160,9 +172,9 @@ BEGIN
         SELECT u.number, u.position FROM pg_index AS i CROSS JOIN unnest(i.indkey) WITH ORDINALITY AS u(number, position)
         WHERE i.indrelid = relation AND i.indisprimary
     ) AS k ON k.number = w.number;
-    -- Old and new rows of a statement belong together by their order; the name of the place must not be a column's.
-    WHILE EXISTS (SELECT FROM audit.live_columns(relation) AS c WHERE c.name = place) LOOP
-        place := place || '_';
+    -- Old and new rows of a statement belong together by their order; the name of the counter must not be a column's.
+    WHILE EXISTS (SELECT FROM audit.live_columns(relation) AS c WHERE c.name = counter) LOOP
+        counter := counter || '_';
     END LOOP;
     source := CASE
         WHEN action = 'INSERT' THEN new_rows || ' AS new'
@@ -170,7 +182,7 @@ BEGIN
         WHEN is_row THEN format('%s AS old CROSS JOIN %s AS new', old_rows, new_rows)
         ELSE format('(SELECT r.*, row_number() OVER () AS %1$I FROM old_rows AS r) AS old '
                     'JOIN (SELECT r.*, row_number() OVER () AS %1$I FROM new_rows AS r) AS new '
-                    'ON old.%1$I = new.%1$I ORDER BY old.%1$I', place)
+                    'ON old.%1$I = new.%1$I ORDER BY old.%1$I', counter)
     END;
     RETURN format(
         'INSERT INTO audit.record (id, recorded_at, xid, pid, source, category, action, outcome, relation, key, old, new, '
@@ -212,8 +224,9 @@ AS $pgseal$
     SELECT format('CASE WHEN num_nulls(%s) = 1 THEN ''null'' %s END', reference, CASE coalesce(mask, '')
         WHEN 'redact' THEN $$ELSE '"[redacted]"'$$
         WHEN 'hash' THEN format($$ELSE to_json(audit.mask_hash(format('%%s', %s)))::text$$, reference)
-        ELSE format($$WHEN pg_typeof(%1$s) = ANY ('{bool,int8,int2,int4,uuid,date,time,timetz,timestamp,timestamptz,numeric,
-            interval,"\"char\"",name,text,varchar,bpchar,jsonb}'::regtype[]) THEN to_json(%1$s)::text
+        ELSE format($$WHEN pg_typeof(%1$s) = 'jsonb'::regtype THEN audit.mark_json(to_json(%1$s)::jsonb)::text
+            WHEN pg_typeof(%1$s) = ANY ('{bool,int8,int2,int4,uuid,date,time,timetz,timestamp,timestamptz,numeric,
+            interval,"\"char\"",name,text,varchar,bpchar}'::regtype[]) THEN to_json(%1$s)::text
             ELSE to_json(format('%%s', %1$s))::text$$, reference)
     END)
 $pgseal$;
@@ -226,6 +239,64 @@ AS $pgseal$
     SELECT CASE WHEN pairs IS NULL THEN otherwise
         ELSE format($$('{' || concat_ws(', ', VARIADIC ARRAY[%s]::text[]) || '}')::jsonb$$, pairs) END
 $pgseal$;
+
+-- Capture of TRUNCATE, shared by all tables. It fires before, while the rows are there, on every relation that holds some;
+-- on a partitioned table after, when all of them are recorded.
+--
+-- Each row becomes a DELETE record if the policy says so. What stands for all of them is one TRUNCATE record, of a
+-- partition TRUNCATE_PARTITION, with the number of rows. Where the rows cannot be read, it says why.
+CREATE FUNCTION audit.capture_truncate() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET row_security = off
+SET TimeZone = 'UTC' SET DateStyle = 'ISO, MDY' SET IntervalStyle = 'postgres' SET extra_float_digits = 1
+SET bytea_output = 'hex' SET xmlbinary = 'base64' SET lc_monetary = 'C' SET quote_all_identifiers = off
+AS $pgseal$
+DECLARE
+    claim    jsonb := audit.claimed();
+    tracked  audit.tracked;
+    relation text;
+    place    text := format('ONLY %I.%I', TG_TABLE_SCHEMA, TG_TABLE_NAME);
+    obstacle text;
+    removed  bigint;
+BEGIN
+    SELECT t.* INTO tracked FROM audit.tracked AS t
+    WHERE t.table_oid = TG_RELID OR t.table_oid IN (SELECT p.relid FROM pg_partition_ancestors(TG_RELID) AS p)
+    ORDER BY t.table_oid = TG_RELID DESC LIMIT 1;
+    relation := coalesce(audit.format_relation(tracked.table_oid), TG_ARGV[0]);
+    IF TG_WHEN = 'AFTER' THEN
+        PERFORM audit.append('row', 'data_modification', 'TRUNCATE', 'success', relation, NULL, claim);
+        RETURN NULL;
+    END IF;
+    SELECT CASE
+        WHEN c.relkind = 'f' THEN 'foreign table'
+        WHEN NOT (has_schema_privilege(c.relnamespace, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'))
+            THEN 'pgseal_owner may not read the table'
+        WHEN row_security_active(c.oid) THEN 'row level security'
+    END INTO obstacle FROM pg_class AS c WHERE c.oid = TG_RELID;
+    IF obstacle IS NULL THEN
+        IF tracked.truncate = 'rows' THEN
+            EXECUTE audit.format_insert(tracked.table_oid::regclass, 'DELETE', false, tracked.exclude_numbers,
+                                        tracked.mask_numbers, place) USING claim;
+            GET DIAGNOSTICS removed = ROW_COUNT;
+        ELSE
+            EXECUTE format('SELECT count(*) FROM %s', place) INTO removed;
+        END IF;
+        IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+            obstacle := 'rows that this transaction''s snapshot does not show';
+        END IF;
+    END IF;
+    PERFORM audit.append(
+        'row', 'data_modification', CASE WHEN TG_RELID = tracked.table_oid THEN 'TRUNCATE' ELSE 'TRUNCATE_PARTITION' END,
+        'success', relation,
+        jsonb_build_object('key', NULL, 'new', NULL, 'old', NULL, 'rows', removed)
+            || CASE WHEN TG_RELID = tracked.table_oid THEN '{}'
+               ELSE jsonb_build_object('partition', audit.format_relation(TG_RELID)) END
+            || CASE WHEN obstacle IS NULL THEN '{}' ELSE jsonb_build_object('incomplete', obstacle) END,
+        claim);
+    RETURN NULL;
+END
+$pgseal$;
+REVOKE ALL ON FUNCTION audit.capture_truncate() FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION audit.layout(regclass), audit.live_columns(regclass), audit.format_relation(regclass)
     TO pgseal_sealer, pgseal_reader;

@@ -13,6 +13,7 @@ _SEALER_GRANTS: Mapping[str, str] = {
     "record_id_seq": "SELECT ON audit.record_id_seq",
     "tracked": "SELECT ON audit.tracked",
     "ensure_partitions": "EXECUTE ON FUNCTION audit.ensure_partitions",
+    "partitions": "EXECUTE ON FUNCTION audit.partitions",
     "record_act": "EXECUTE ON FUNCTION audit.record_act",
     "vault": "USAGE ON SCHEMA vault",
     "feed": "SELECT, INSERT, UPDATE ON vault.feed",

@@ -20,7 +20,8 @@ from pgseal.sealer.trails import SEALER_ROLE, VAULT_TRAIL, TrailAddress, read_st
 from pgseal.settings import Settings, Source, is_pattern
 from pgseal.trail.capture import TableRule
 from pgseal.trail.feed import PollFeed
-from pgseal.trail.health import read_drift, read_partition_end, read_trigger_faults
+from pgseal.trail.health import read_drift, read_trigger_faults
+from pgseal.trail.partitions import read_room
 from pgseal.trail.registry import list_tracked
 from pgseal.vault.store import VaultStore
 
@@ -102,7 +103,13 @@ def _read_ledger(settings: Settings) -> dict[str, Any]:
 
 
 def _read_trail(address: TrailAddress, vault: VaultStore | None, warnings: list[str]) -> dict[str, Any]:
-    trail: dict[str, Any] = {"name": address.name, "records": None, "unsealed": None, "oldest_open_transaction_s": None}
+    trail: dict[str, Any] = {
+        "name": address.name,
+        "records": None,
+        "unsealed": None,
+        "oldest_open_transaction_s": None,
+        "partition_days": None,
+    }
     if vault is None:
         return trail
 
@@ -110,16 +117,24 @@ def _read_trail(address: TrailAddress, vault: VaultStore | None, warnings: list[
         with closing(address.connect()) as connection, translated_errors(address.side, role=SEALER_ROLE):
             trail["unsealed"] = PollFeed(connection, side=address.side).count_unsealed(read_state(vault, address.name))
             trail["records"] = _scalar(connection, "SELECT count(*) FROM audit.record")
-            end = read_partition_end(connection)
-            if end is not None and end < _PARTITIONS_AHEAD_DAYS:
-                warnings.append(
-                    f"{address.side}: the trail has partitions for {end:.0f} more days only; run pgseal seal"
-                )
+            room = read_room(connection)
+            trail["partition_days"] = None if room is None else round(room)
+            if room is not None and room < _PARTITIONS_AHEAD_DAYS:
+                warnings.append(_describe_room(address.side, room))
         if address.name != VAULT_TRAIL:
             trail["oldest_open_transaction_s"] = _read_oldest_transaction(address, warnings)
 
     _attempt(read, warnings)
     return trail
+
+
+def _describe_room(side: str, days: float) -> str:
+    if days <= 0:
+        return f"{side}: the trail has no partition for records of now: audited writes fail; run pgseal seal"
+    return (
+        f"{side}: the trail has partitions for {days:.0f} more days only, after that audited writes fail; "
+        "run pgseal seal, which makes more"
+    )
 
 
 def _read_oldest_transaction(address: TrailAddress, warnings: list[str]) -> float | None:

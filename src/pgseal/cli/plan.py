@@ -57,7 +57,9 @@ def read_source_plan(source: "Source") -> "Plan":
     from pgseal.trail.policy import Entry
 
     entries = {
-        name: Entry(TableRule(list(policy.exclude), dict(policy.mask)), policy.exceptions)
+        name: Entry(
+            TableRule(list(policy.exclude), dict(policy.mask), policy.truncate, policy.oversize), policy.exceptions
+        )
         for name, policy in source.tables.items()
     }
     side = f"source {source.name!r}"

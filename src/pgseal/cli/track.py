@@ -13,6 +13,7 @@ from pgseal.errors import CaptureError, ConfigError, PgsealError
 if TYPE_CHECKING:
     from pgseal.postgres import Connection
     from pgseal.settings import Settings, Source, TablePolicy
+    from pgseal.trail.capture import TableRule
     from pgseal.trail.catalog import Table
 
 EXAMPLE = "pgseal track public.patients --mask ssn=redact --exclude photo"
@@ -28,6 +29,17 @@ def track(
     mask: Annotated[
         list[str] | None,
         typer.Option(metavar="[TABLE.]COL=HOW", help="Record this column's values changed: hash or redact."),
+    ] = None,
+    truncate: Annotated[
+        str | None,
+        typer.Option(metavar="count|rows", help="Of a TRUNCATE, record how many rows went, or every one. [count]"),
+    ] = None,
+    oversize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="keep|digest|reject",
+            help="Values over 1 MB: record them, or their SHA-256 only, or refuse the write. [keep]",
+        ),
     ] = None,
     baseline: Annotated[
         str, typer.Option(metavar="snapshot|none", help="Record the rows that stand now, or leave a recorded gap.")
@@ -51,7 +63,8 @@ def track(
     side = f"source {where.name!r}"
     with closing(connect(where.admin_dsn.reveal(), side=side)) as connection, translated_errors(side):
         chosen, skipped = _choose(connection, tables)
-    policies = make_policies(chosen, exclude or [], mask or [], where.tables)
+    more = _check_choices({"truncate": truncate, "oversize": oversize})
+    policies = make_policies(chosen, exclude or [], mask or [], where.tables, **more)
     _check(policies)
     tracked = _apply(settings, where, policies, baseline=baseline == "snapshot" and not no_baseline, quiet=as_json)
     if as_json:
@@ -66,13 +79,18 @@ def track(
 
 
 def make_policies(
-    tables: "Sequence[Table]", exclude: Sequence[str], mask: Sequence[str], known: "Mapping[str, TablePolicy]"
+    tables: "Sequence[Table]",
+    exclude: Sequence[str],
+    mask: Sequence[str],
+    known: "Mapping[str, TablePolicy]",
+    **more: str,
 ) -> "list[tuple[Table, TablePolicy]]":
     """Return each table with what of it is left out or masked.
 
     ``exclude`` has columns, ``mask`` columns with ``=hash`` or ``=redact``, as a person wrote them: alone, which means
-    every one of the tables that has it, or with the table in front. A table of which they say nothing keeps the policy
-    it has in ``known``: it stands in the file, but could not be tracked yet. Raises ``ConfigError``.
+    every one of the tables that has it, or with the table in front; ``more`` is the rest of the policy. A table of which
+    they say nothing keeps the policy it has in ``known``: it stands in the file, but could not be tracked yet. Raises
+    ``ConfigError``.
     """
     from pydantic import ValidationError
 
@@ -92,11 +110,11 @@ def make_policies(
     policies: list[tuple[Table, TablePolicy]] = []
     for table in tables:
         columns, masks = excluded.get(table.relation, []), masked.get(table.relation, {})
-        if not columns and not masks and table.relation in known:
+        if not columns and not masks and not more and table.relation in known:
             policies.append((table, known[table.relation]))
             continue
         try:
-            policy = TablePolicy.model_validate({"exclude": columns, "mask": masks})
+            policy = TablePolicy.model_validate({"exclude": columns, "mask": masks, **more})
         except ValidationError as error:
             words = error.errors(include_url=False, include_input=False)[0]["msg"].removeprefix("Value error, ")
             raise ConfigError(f"{table.relation}: {words}") from None
@@ -152,13 +170,28 @@ def _refuse_tracked(relation: str, known: set[str]) -> None:
         raise CaptureError(f"{relation} is already tracked; pgseal untrack it first to change how")
 
 
+def _check_choices(options: "Mapping[str, str | None]") -> dict[str, str]:
+    """Return the options that were given; raises ``ConfigError``."""
+    from pgseal.trail.capture import OVERSIZES, TRUNCATES
+
+    for name, choices in (("truncate", TRUNCATES), ("oversize", OVERSIZES)):
+        if options[name] is not None and options[name] not in choices:
+            raise ConfigError(f"--{name}: expected {' or '.join(choices)}, got {options[name]!r}")
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _rule_of(policy: "TablePolicy") -> "TableRule":
+    from pgseal.trail.capture import TableRule
+
+    return TableRule(policy.exclude, policy.mask, policy.truncate, policy.oversize)
+
+
 def _check(policies: "Sequence[tuple[Table, TablePolicy]]") -> None:
     """Refuse before anything is changed what would be refused later."""
-    from pgseal.trail.capture import TableRule
     from pgseal.trail.track import check_rule
 
     for table, policy in policies:
-        check_rule(table, TableRule(policy.exclude, policy.mask))
+        check_rule(table, _rule_of(policy))
 
 
 def _apply(
@@ -176,7 +209,6 @@ def _apply(
     """
     from pgseal.cli.output import show_progress
     from pgseal.settings import edit_tables
-    from pgseal.trail.capture import TableRule
     from pgseal.trail.track import track as track_table
 
     side, dsn = f"source {source.name!r}", source.admin_dsn.reveal()
@@ -184,7 +216,7 @@ def _apply(
     rows: list[int | None] = []
     try:
         for table, policy in policies:
-            rule = TableRule(policy.exclude, policy.mask)
+            rule = _rule_of(policy)
             with show_progress(f"{table.relation}: recording the rows", quiet=quiet) as progress:
                 tracked = track_table(
                     dsn, table.schema, table.name, rule, side=side, baseline=baseline, progress=progress

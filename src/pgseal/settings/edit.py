@@ -112,14 +112,18 @@ def _find_source_entry(path: Path, document: tomlkit.TOMLDocument, name: str) ->
 
 def _edit_policy(table: Table, policy: TablePolicy) -> Table:
     """Make ``table`` say what ``policy`` says, touching only what differs."""
-    for name, value in (("exclude", list(policy.exclude)), ("mask", dict(policy.mask))):
+    values: dict[str, Any] = {"exclude": list(policy.exclude), "mask": dict(policy.mask)}
+    for name in ("truncate", "oversize"):
+        value = getattr(policy, name)
+        values[name] = None if value == TablePolicy.model_fields[name].default else value
+    for name, value in values.items():
         if not value:
             if name in table:
                 table.remove(name)
         elif name not in table or table[name].unwrap() != value:
             if isinstance(value, dict):
                 item = tomlkit.inline_table()
-                for column, how in value.items():
+                for column, how in cast("dict[str, str]", value).items():
                     item.add(tomlkit.key([column]), how)
             else:
                 item = tomlkit.item(value)

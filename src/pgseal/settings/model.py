@@ -13,6 +13,8 @@ from pgseal.settings.secret import Dsn, Secret
 
 #: The trail of the vault database itself; no source may take its name.
 VAULT_TRAIL = "vault"
+_DAYS = {"day": 1, "week": 7, "month": 31, "year": 366}
+_MAX_RETENTION_DAYS = 100 * 366
 _TRAIL_NAME = re.compile(r"[a-z0-9_-]{1,63}")
 
 Masking: TypeAlias = Literal["hash", "redact"]
@@ -47,6 +49,15 @@ def _check_origin(origin: str) -> str:
     return origin
 
 
+def _check_retention(text: str) -> str:
+    match = re.fullmatch(r"([1-9][0-9]{0,4}) (day|week|month|year)s?", text)
+    if match is None:
+        raise ValueError(f"expected how long to keep, such as '400 days', '18 months' or '7 years', got {text!r}")
+    if int(match[1]) * _DAYS[match[2]] > _MAX_RETENTION_DAYS:
+        raise ValueError(f"expected at most 100 years, got {text!r}; leave it out to keep records for ever")
+    return text
+
+
 def is_pattern(name: str) -> bool:
     """Tell a pattern from a name: ``*``, ``?`` and ``[`` outside double quotes."""
     return any(character in part for part in name.split('"')[::2] for character in "*?[")
@@ -54,6 +65,9 @@ def is_pattern(name: str) -> bool:
 
 class TablePolicy(_Model):
     """What is left out of a table's records (``exclude``) and what is shown changed (``mask``: column → how).
+
+    ``truncate`` says whether the rows that a TRUNCATE removes are counted or recorded, ``oversize`` what becomes of
+    values that are too large.
 
     Under a pattern such as ``public.*``, ``except`` names what it does not mean; names and patterns.
     """
@@ -63,6 +77,8 @@ class TablePolicy(_Model):
     exceptions: Annotated[tuple[str, ...], Field(strict=False, alias="except")] = ()
     exclude: Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_check_columns)] = ()
     mask: dict[str, Masking] = {}
+    truncate: Literal["count", "rows"] = "count"
+    oversize: Literal["keep", "digest", "reject"] = "keep"
 
     @model_validator(mode="after")
     def _check_one_fate_a_column(self) -> "TablePolicy":
@@ -79,11 +95,15 @@ class Vault(_Model):
 
 
 class Source(_Model):
-    """An audited database; ``tables`` by their names in records (``public.patients``)."""
+    """An audited database; ``tables`` by their names in records (``public.patients``).
+
+    ``retention`` is how long its trail keeps what is sealed, in words that are a PostgreSQL interval, too; None: for ever.
+    """
 
     name: Annotated[str, AfterValidator(_check_trail_name)]
     dsn: Dsn
     admin_dsn: Dsn = cast("Dsn", None)
+    retention: Annotated[str, AfterValidator(_check_retention)] | None = None
     tables: dict[str, TablePolicy] = {}
 
     @model_validator(mode="after")

@@ -134,13 +134,22 @@ def _compare(wish: Wish, table: Table, known: Registered | None, faults: Sequenc
         yield Change("~", wish.relation, "altered: capture follows, but wants renewing, with a new baseline")
     if known.baseline == "pending":
         yield Change("~", wish.relation, "the rows that stood before are not recorded")
-    for column in sorted({*known.rule.exclude, *known.rule.mask, *wish.rule.exclude, *wish.rule.mask}):
-        before, after = _fate(known.rule, column), _fate(wish.rule, column)
-        if before != after:
-            yield Change("~", wish.relation, f"column {column}: {before} → {after}")
+    for text in _compare_rules(known.rule, wish.rule):
+        yield Change("~", wish.relation, text)
     for fault in faults:
         place = "" if fault.place == wish.relation else f" of {fault.place}"
         yield Change("~", wish.relation, f"trigger {fault.trigger}{place} {fault.fault}", is_foreign=True)
+
+
+def _compare_rules(known: TableRule, wish: TableRule) -> Iterator[str]:
+    for column in sorted({*known.exclude, *known.mask, *wish.exclude, *wish.mask}):
+        before, after = _fate(known, column), _fate(wish, column)
+        if before != after:
+            yield f"column {column}: {before} → {after}"
+    for name in ("truncate", "oversize"):
+        before, after = getattr(known, name), getattr(wish, name)
+        if before != after:
+            yield f"{name}: {before} → {after}"
 
 
 def _fate(rule: TableRule, column: str) -> str:

@@ -1,7 +1,7 @@
 """Which tables the policy wants captured, and how: its names and patterns, held against the tables there are. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from pgseal.errors import ConfigError
@@ -59,7 +59,8 @@ def _matches(relation: str, pattern: str, exceptions: Sequence[str]) -> bool:
 
 
 def _narrow(rule: TableRule, columns: frozenset[str]) -> TableRule:
-    return TableRule(
-        [column for column in rule.exclude if column in columns],
-        {column: how for column, how in rule.mask.items() if column in columns},
+    return replace(
+        rule,
+        exclude=[column for column in rule.exclude if column in columns],
+        mask={column: how for column, how in rule.mask.items() if column in columns},
     )

@@ -1,4 +1,4 @@
-"""How-to pages that can be followed here, and their code in the frameworks they are about, where these are installed."""
+"""How-to pages that can be followed here; their code in the frameworks they are about, where these are installed."""
 
 import json
 import os
@@ -34,7 +34,10 @@ def shell(environment, tmp_path):
         assert done.returncode == code, f"{script}\n{done.stdout}{done.stderr}"
         return done.stdout
 
-    sql(environment["CLINIC_DSN"], "CREATE TABLE patients (id int PRIMARY KEY, city text, ssn text, photo text, email text)")
+    sql(
+        environment["CLINIC_DSN"],
+        "CREATE TABLE patients (id int PRIMARY KEY, city text, ssn text, photo text, email text)",
+    )
     sql(environment["CLINIC_DSN"], "INSERT INTO patients VALUES (1, 'Bath'), (2, 'Wilmslow')")
     run('pgseal init --source "$CLINIC_DSN" --vault "$VAULT_DSN" --ledger ledger --origin clinic.example/prod')
     return run
@@ -77,7 +80,6 @@ def test_partitioned_tables(shell, environment):
     shell("pgseal track public.old_events")
     printed = follow(HOW_TO / "track-partitioned-tables.md", shell, dsn)
     for line in next(blocks(HOW_TO / "track-partitioned-tables.md", "")).text.splitlines():
-        # On the page patients are not in the way of the columns.
         assert " ".join(line.split()) in " ".join(printed.split())
     sql(dsn, "INSERT INTO events VALUES (9, '2024-05-05', 'old'), (10, '2027-05-05', 'new')")
     assert sql(dsn, "SELECT new ->> 'body', relation FROM audit.record WHERE action = 'INSERT' ORDER BY id") == [
@@ -131,29 +133,44 @@ def test_postgrest(shell, patients):
     assert "London" in shell("pgseal search --actor 8f14")
 
 
+SQLALCHEMY = """
+import os
+import psycopg
+from audit import who
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session
+
+engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(os.environ["CLINIC_DSN"]))
+
+def work():
+    with Session(engine) as session:
+        session.execute(text("UPDATE patients SET city = 'a' WHERE id = 1"))
+        session.commit()
+        with session.begin_nested():
+            session.execute(text("UPDATE patients SET city = 'b' WHERE id = 1"))
+        session.commit()
+
+token = who.set({"actor": "dr.okafor"})
+work()
+who.reset(token)
+work()
+"""
+
+
+def run_python(code, environment, directory):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=directory, env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
-def test_sqlalchemy(patients):
+def test_sqlalchemy(patients, environment, tmp_path):
     pytest.importorskip("sqlalchemy")
-    from sqlalchemy import create_engine, text
-    from sqlalchemy.orm import Session
-
-    code: dict = {}
-    exec(next(blocks(HOW_TO / "set-the-context-in-sqlalchemy.md", "python")).text, code)
-    engine = create_engine("postgresql+psycopg://", connect_args={"conninfo": patients})
-
-    def work():
-        with Session(engine) as session:
-            session.execute(text("UPDATE patients SET city = 'a' WHERE id = 1"))
-            session.commit()
-            with session.begin_nested():
-                session.execute(text("UPDATE patients SET city = 'b' WHERE id = 1"))
-            session.commit()
-
-    token = code["who"].set({"actor": "dr.okafor"})
-    work()
-    code["who"].reset(token)
-    work()
-    engine.dispose()
+    code = next(blocks(HOW_TO / "set-the-context-in-sqlalchemy.md", "python")).text
+    (tmp_path / "audit.py").write_text(code, encoding="utf-8")
+    run_python(SQLALCHEMY, environment, tmp_path)
     assert claims(patients) == [{"actor": "dr.okafor"}, {"actor": "dr.okafor"}, None, None]
 
 
@@ -220,10 +237,6 @@ def test_django(patients, environment, tmp_path):
     (tmp_path / "clinic" / "__init__.py").touch()
     (tmp_path / "clinic" / "audit.py").write_text(audit, encoding="utf-8")
     (tmp_path / "settings_block").write_text(settings_block, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", DJANGO],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    run_python(DJANGO, environment, tmp_path)
     actors = [claim and claim["actor"] for claim in claims(patients)]
     assert actors == ["dr.okafor", "dr.okafor", None, "dr.okafor", "nightly import", None]

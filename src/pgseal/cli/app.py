@@ -19,6 +19,7 @@ from pgseal.cli import (
     key,
     plan,
     prove,
+    retain,
     seal,
     search,
     status,
@@ -91,6 +92,7 @@ for command, example in (
     (history.history, history.EXAMPLE),
     (search.search, search.EXAMPLE),
     (prove.prove, prove.EXAMPLE),
+    (retain.retain, retain.EXAMPLE),
     (demo.demo, demo.EXAMPLE),
 ):
     app.command(epilog=f"Example: {example}")(command)

@@ -1,6 +1,8 @@
 """``pgseal verify``: trails, vault and ledger of this configuration against each other and the signature."""
 
-from contextlib import closing
+import time
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -9,18 +11,23 @@ import typer
 from pgseal.cli.failures import FOUND
 from pgseal.cli.invocation import load_settings
 from pgseal.cli.options import AsJson
+from pgseal.errors import ConflictError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pgseal.core.keys import VerifierKey
     from pgseal.errors import TamperError
     from pgseal.settings import Settings
     from pgseal.trail.feed import FeedState
+    from pgseal.vault.source import VaultRows
     from pgseal.vault.store import VaultStore
     from pgseal.verifier import FileKeptCheckpoint, Finding, Report, Verifier
 
 EXAMPLE = "pgseal verify"
 
 _SHOWN_FINDINGS = 50
+_LOCK_SECONDS = 60.0
 
 
 def verify(context: typer.Context, as_json: AsJson = False) -> int:
@@ -40,7 +47,7 @@ def verify(context: typer.Context, as_json: AsJson = False) -> int:
         kept_on = datetime.fromtimestamp(kept.path(settings.origin).stat().st_mtime).astimezone().date().isoformat()
     except OSError:
         kept_on = None
-    report, rows = _run(settings, key, kept, quiet=as_json)
+    report, rows = verify_all(settings, key, kept, quiet=as_json)
     if as_json:
         print_json(report.to_json())
     else:
@@ -48,10 +55,20 @@ def verify(context: typer.Context, as_json: AsJson = False) -> int:
     return 0 if report.ok else FOUND
 
 
-def _run(
-    settings: "Settings", key: "VerifierKey", kept: "FileKeptCheckpoint", *, quiet: bool
+def verify_all(
+    settings: "Settings",
+    key: "VerifierKey",
+    kept: "FileKeptCheckpoint",
+    *,
+    quiet: bool,
+    look_closer: "Callable[[Verifier, VaultRows], None] | None" = None,
 ) -> "tuple[Report, dict[str, int]]":
-    """Return the report, and how many rows of each trail were compared."""
+    """Return the report, and how many rows of each trail were compared.
+
+    ``look_closer`` is called with the verifier when the trails have been compared, and with the vault.
+
+    Raises ``ConflictError`` while ``pgseal retain`` drops what this would miss, and others as the verifier.
+    """
     from pgseal.cli.output import show_steps
     from pgseal.ledger.store import DirectoryStore
     from pgseal.sealer.state import read_published
@@ -60,7 +77,7 @@ def _run(
 
     rows: dict[str, int] = {}
     vault = VaultRows(settings.vault.dsn.reveal(), VAULT_COLUMNS)
-    with closing(vault), show_steps(quiet=quiet) as show:
+    with closing(vault), _reading(settings), show_steps(quiet=quiet) as show:
 
         def progress(step: str, done: int, total: int | None) -> None:
             """Count the rows of trails, and show how far it has come."""
@@ -73,7 +90,26 @@ def _run(
         verifier.check_checkpoint(read_published(settings.state))
         verifier.check_leaves(vault)
         _check_trails(verifier, settings, rows)
+        if look_closer is not None:
+            look_closer(verifier, vault)
         return verifier.finish(), rows
+
+
+@contextmanager
+def _reading(settings: "Settings") -> Generator[None]:
+    """Keep `pgseal retain` from dropping rows between the reading of the ledger and that of a trail."""
+    from pgseal.postgres import connect
+    from pgseal.sealer.trails import SEALER_ROLE
+    from pgseal.vault.store import READING_LOCK, VaultStore
+
+    with closing(connect(settings.vault.dsn.reveal(), side="vault", role=SEALER_ROLE)) as connection:
+        store = VaultStore(connection)
+        until = time.monotonic() + _LOCK_SECONDS
+        while not store.try_lock(READING_LOCK, shared=True):
+            if time.monotonic() > until:
+                raise ConflictError("pgseal retain is dropping what is past its retention: verify when it has ended")
+            time.sleep(0.1)
+        yield
 
 
 def _check_trails(verifier: "Verifier", settings: "Settings", rows: dict[str, int]) -> None:
@@ -88,11 +124,11 @@ def _check_trails(verifier: "Verifier", settings: "Settings", rows: dict[str, in
         for address in trail_addresses(settings):
             with closing(address.connect()) as trail:
                 rows[address.name] = 0
-                state, damage = _read_state(store, address.name)
+                state, damage = read_feed_state(store, address.name)
                 verifier.check_trail(TrailRows(trail, state, address.side, damage))
 
 
-def _read_state(store: "VaultStore", trail: str) -> "tuple[FeedState, TamperError | None]":
+def read_feed_state(store: "VaultStore", trail: str) -> "tuple[FeedState, TamperError | None]":
     """Return how far a trail is sealed; without what was damaged, and then with the finding that says so."""
     from pgseal.errors import TamperError
     from pgseal.sealer.trails import to_state
@@ -129,6 +165,10 @@ def _show(report: "Report", rows: dict[str, int], kept_on: str | None) -> None:
             say(f"{label:<{width}}  {'':>{count_width}}  ", ("not compared", "red"))
         else:
             say(f"{label:<{width}}  {count:>{count_width}}  ", (words, "green") if ok else ("findings below", "red"))
+    for name, count in report.retained.items():
+        say(
+            f"  {format_count(count, 'more record')} of trail {printable(name)} dropped past their retention, as sealed"
+        )
     if report.waiting:
         say(f"  {format_count(report.waiting, 'row')} not sealed yet:  pgseal seal")
     for name in report.unchecked_trails:
@@ -136,7 +176,7 @@ def _show(report: "Report", rows: dict[str, int], kept_on: str | None) -> None:
     if report.ok:
         say(("✓ ", "green"), "nothing was changed, removed or added behind pgseal's back")
     else:
-        _show_findings(report)
+        show_findings(report)
 
 
 def _why_unchecked(report: "Report", unchecked: str, rows: "dict[str, int]") -> str:
@@ -149,7 +189,8 @@ def _why_unchecked(report: "Report", unchecked: str, rows: "dict[str, int]") -> 
     return "its source is at another incarnation"
 
 
-def _show_findings(report: "Report") -> None:
+def show_findings(report: "Report") -> None:
+    """List findings for a person, the first ones in full."""
     from pgseal.cli.output import format_count, printable, say
 
     shown = report.findings[:_SHOWN_FINDINGS]

@@ -11,10 +11,11 @@ from pgseal.postgres.connection import (
     read_identity,
     translated_errors,
 )
-from pgseal.postgres.schema import SEALER, InstalledSchema, install_schema, load_migrations, read_version
+from pgseal.postgres.schema import OWNER, SEALER, InstalledSchema, install_schema, load_migrations, read_version
 
 __all__ = [
     "OUTPUT_SETTINGS",
+    "OWNER",
     "SEALER",
     "Connection",
     "InstalledSchema",

@@ -2,7 +2,8 @@
 
 - ledger: the right edge, recomputed from entries, leads to the signed root (``LedgerWriter.open``)
 - vault: not shorter than the signed size; its last sealed rows give the ledger's entries
-- trails: the same servers, not set back (``PollFeed.check_restart``); the last sealed rows still there, byte for byte
+- trails: the same servers, not set back (``PollFeed.check_restart``); the last sealed rows still there, byte for byte,
+  unless a sealed RETENTION record says that they were dropped
 - how far each trail was read, unless the sealer remembers just that: not put ahead of rows that wait
 - what the vault holds beyond the signed size (a crash came between): gapless, and equal to the trails' rows
 """
@@ -12,6 +13,7 @@ from contextlib import closing
 from itertools import islice
 
 from pgseal.core.leaf import LeafBuilder
+from pgseal.core.retention import LeafRanges
 from pgseal.errors import (
     AlteredRecordError,
     FatalSealError,
@@ -21,6 +23,7 @@ from pgseal.errors import (
     RollbackError,
 )
 from pgseal.ledger.reader import LedgerReader
+from pgseal.sealer.retained import read_retained
 from pgseal.sealer.trails import LostTrail, OpenTrail
 from pgseal.trail.feed import PollFeed
 from pgseal.trail.floors import check_floors
@@ -73,7 +76,13 @@ def check_last_rows(vault: VaultStore, ledger: LedgerReader, trail: OpenTrail, s
                 f"record {row.trail}/{row.id} in the vault does not give the ledger's entry {row.leaf_index}",
                 where="vault", trail=row.trail, record_id=row.id, leaf_index=row.leaf_index,
             )  # fmt: skip
+    retained: LeafRanges | None = None
     for row, content in _with_trail(trail.feed, rows):
+        if content is None:
+            if retained is None:
+                retained = read_retained(vault, ledger, signed_size, trail.name, trail.state.incarnation)
+            if row.leaf_index in retained:
+                continue  # nothing was written for longer than rows are kept
         if content != row.content:
             what = "gone" if content is None else "changed"
             raise RollbackError(

@@ -13,7 +13,8 @@
     [[source]]
     name = "clinic"                       # the trail's name
     dsn  = "env:CLINIC_DSN"
-    admin_dsn = "…"                       # what init, track and untrack connect with, if not dsn
+    admin_dsn = "…"                       # what init, track, untrack and retain connect with, if not dsn
+    retention = "400 days"                # how long the trail keeps what is sealed; for ever, if not given
 
     [source.tables."public.patients"]
     exclude = ["photo"]

@@ -97,7 +97,7 @@ class Vault(_Model):
 class Source(_Model):
     """An audited database; ``tables`` by their names in records (``public.patients``).
 
-    ``retention`` is how long its trail keeps what is sealed, in words that are a PostgreSQL interval, too; None: for ever.
+    ``retention`` is how long its trail keeps what is sealed, written as PostgreSQL reads intervals; None: for ever.
     """
 
     name: Annotated[str, AfterValidator(_check_trail_name)]

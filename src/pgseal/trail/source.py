@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
+from pgseal.core.fields import parse_relation
 from pgseal.errors import TamperError
-from pgseal.postgres import SEALER, Connection, copy_lines
+from pgseal.postgres import OWNER, SEALER, Connection, copy_lines
 from pgseal.trail.feed import FeedState
 from pgseal.trail.floors import check_floors
 from pgseal.trail.rows import RECORD_COLUMNS, HeadCache
@@ -16,13 +17,15 @@ from pgseal.trail.rows import RECORD_COLUMNS, HeadCache
 class TrailRows:
     """A ``TrailSource``: one incarnation of a trail, seen with the state its feed had when this was made.
 
-    ``damage`` says why that state, as the vault has it, could be read in part only.
+    ``damage`` says why that state, as the vault has it, could be read in part only. With ``partition``, the name of one
+    or of what was one, only its rows are given; then ``connection`` is the owner's.
     """
 
     connection: Connection
     state: FeedState
     side: str
     damage: TamperError | None = None
+    partition: str | None = None
 
     @property
     def name(self) -> str:
@@ -51,15 +54,22 @@ class TrailRows:
         query = sql.SQL(
             "SELECT pg_visible_in_snapshot(r.xid, {snapshot}::pg_snapshot) "
             "OR (pg_visible_in_snapshot(r.xid, {pending}::pg_snapshot) AND r.id <= {position}) "
-            "OR r.xid >= pg_snapshot_xmax(pg_current_snapshot()), {columns} FROM audit.record AS r ORDER BY r.id",
+            "OR r.xid >= pg_snapshot_xmax(pg_current_snapshot()), {columns} FROM {rows} AS r ORDER BY r.id",
         ).format(
+            rows=self._format_rows(),
             snapshot=sql.Literal(state.snapshot),
             pending=sql.Literal(state.pending or state.snapshot),
             position=sql.Literal(state.position),
             columns=sql.SQL(RECORD_COLUMNS),
         )
         heads = HeadCache(state.trail, state.incarnation)
-        for line in copy_lines(self.connection, query, side=self.side, role=SEALER):
+        role = SEALER if self.partition is None else OWNER
+        for line in copy_lines(self.connection, query, side=self.side, role=role):
             sealed, _, row = line.partition(b"\t")
             record_id, content = heads.parse_content(row)
             yield b"\t".join((sealed, b"%d" % record_id, *content))
+
+    def _format_rows(self) -> sql.Composable:
+        if self.partition is None:
+            return sql.SQL("audit.record")
+        return sql.SQL("ONLY {}").format(sql.Identifier(*parse_relation(self.partition)))

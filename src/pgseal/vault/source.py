@@ -1,12 +1,12 @@
 """The vault as the verifier reads it: every row, by leaf index or by trail, none left out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import LiteralString
 
 from psycopg import sql
 
-from pgseal.postgres import Connection, connect, copy_lines, copy_messages
+from pgseal.postgres import Connection, connect, copy_lines, copy_messages, translated_errors
 
 
 @dataclass
@@ -49,12 +49,35 @@ class VaultRows:
         )
         return copy_messages(self._connect("rows"), query, side="vault", role=self.role, binary=True)
 
-    def copy_trail(self, trail: str, incarnation: int) -> Iterator[bytes]:
-        """Yield COPY lines of one incarnation of a trail: leaf_index, id, time to relation, actor, data; by id."""
+    def count_leaves(self, trail: str, incarnation: int, begin: int, end: int, leaving_out: Sequence[int]) -> int:
+        """Return how many rows of one incarnation of a trail have begin <= leaf_index < end, some left out."""
+        connection = self._connect("rows")
+        with translated_errors("vault", role=self.role):
+            row = connection.execute(
+                "SELECT count(*) FROM vault.record WHERE leaf_index >= %s AND leaf_index < %s AND trail = %s "
+                "AND incarnation = %s AND leaf_index <> ALL (%s::bigint[])",
+                [begin, end, trail, incarnation, list(leaving_out)],
+            ).fetchone()
+        return row[0] if row else 0
+
+    def copy_leaf_indexes(self, trail: str, incarnation: int, begin: int, end: int) -> Iterator[int]:
+        """Yield the leaf indexes of these rows, rising."""
+        query = sql.SQL(
+            "SELECT leaf_index FROM vault.record WHERE leaf_index >= {} AND leaf_index < {} AND trail = {} "
+            "AND incarnation = {} ORDER BY leaf_index"
+        ).format(sql.Literal(begin), sql.Literal(end), sql.Literal(trail), sql.Literal(incarnation))
+        return map(int, copy_lines(self._connect("rows"), query, side="vault", role=self.role))
+
+    def copy_trail(self, trail: str, incarnation: int, ids: tuple[int, int] | None = None) -> Iterator[bytes]:
+        """Yield COPY lines of one incarnation of a trail: leaf_index, id, time to relation, actor, data; by id.
+
+        With ``ids`` only those from the first to the second.
+        """
+        within = sql.SQL(" AND id >= {} AND id <= {}").format(*map(sql.Literal, ids)) if ids else sql.SQL("")
         query = sql.SQL(
             "SELECT leaf_index, id, time, xid, source, category, action, outcome, relation, actor, data "
-            "FROM vault.record WHERE trail = {} AND incarnation = {} ORDER BY id",
-        ).format(sql.Literal(trail), sql.Literal(incarnation))
+            "FROM vault.record WHERE trail = {} AND incarnation = {}{} ORDER BY id",
+        ).format(sql.Literal(trail), sql.Literal(incarnation), within)
         return copy_lines(self._connect("trail"), query, side="vault", role=self.role)
 
     def _connect(self, purpose: str) -> Connection:

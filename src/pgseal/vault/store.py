@@ -4,7 +4,8 @@ The vault's transaction is the first durable step of sealing: records with their
 the feed has come, are kept together or not at all.
 """
 
-from collections.abc import Generator, Sequence
+import json
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from psycopg import Copy, sql
 from pgseal.copybinary import HEADER, TRAILER
 from pgseal.errors import ConflictError
 from pgseal.postgres import SEALER, Connection, copy_lines, translated_errors
+from pgseal.settings import VAULT_TRAIL
 
 #: Columns of vault.record in table order; every COPY line of the vault has them.
 COLUMNS: LiteralString = (
@@ -27,6 +29,8 @@ WRITTEN_COLUMNS: LiteralString = (
     "relation, actor, data"
 )
 _LOCK = "pgseal sealer"
+#: Held, shared, while a verification reads; alone, while rows of a trail are dropped that it might miss.
+READING_LOCK = "pgseal verify"
 # How far back it is looked for changes without an actor; about a tenth of a second's work.
 _NEWEST_RECORDS = 100_000
 
@@ -179,6 +183,39 @@ class VaultStore:
             side=self._side,
             role=SEALER,
         )
+
+    def read_retentions(self, below: int) -> list[bytes]:
+        """Return the COPY lines of the vault's own RETENTION records whose leaf index is less than ``below``."""
+        query = sql.SQL(
+            "SELECT {} FROM vault.record WHERE source = 'system' AND action = 'RETENTION' AND trail = {} "
+            "AND leaf_index < {} ORDER BY leaf_index"
+        ).format(sql.SQL(COLUMNS), sql.Literal(VAULT_TRAIL), sql.Literal(below))
+        return list(copy_lines(self._connection, query, side=self._side, role=SEALER))
+
+    def find_leaf(self, trail: str, record_id: int) -> int | None:
+        """Return the leaf index that the vault has for a record, of the newest incarnation; None if it has none."""
+        with self._errors():
+            row = self._connection.execute(
+                "SELECT leaf_index FROM vault.record WHERE trail = %s AND id = %s ORDER BY incarnation DESC LIMIT 1",
+                [trail, record_id],
+            ).fetchone()
+        return row[0] if row else None
+
+    def record_act(self, action: str, data: Mapping[str, object], relation: str | None = None) -> int:
+        """Record an act of pgseal's own in the vault's trail; durable when it returns the record's id."""
+        with self._errors():
+            row = self._connection.execute(
+                "SELECT audit.record_act(%s, %s::jsonb, 'administration', %s)", [action, json.dumps(data), relation]
+            ).fetchone()
+        assert row is not None  # noqa: S101  a call gives a row
+        return int(row[0])
+
+    def try_lock(self, name: str, *, shared: bool = False) -> bool:
+        """Take an advisory lock as long as the connection lasts, or say that somebody is in the way."""
+        take = "pg_try_advisory_lock_shared" if shared else "pg_try_advisory_lock"
+        query = sql.SQL("SELECT {}(hashtextextended({}, 0))").format(sql.SQL(take), sql.Literal(name))
+        with self._errors():
+            return self._connection.execute(query).fetchone() == (True,)
 
     def read_newest_incarnation(self, trail: str) -> int | None:
         """Return the greatest incarnation of a trail's records; None without any."""

@@ -7,11 +7,13 @@ down the slow path of ``compare``.
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 
 from pgseal.copybinary import iter_rows
 from pgseal.core.canonical import parse_json
+from pgseal.core.retention import RETENTION, Retention, parse_retention
 from pgseal.core.tiles import TILE_WIDTH
 from pgseal.errors import ForgedRecordError, FormatError, TamperError
 from pgseal.verifier.compare import Sealed, judge_rows
@@ -26,6 +28,8 @@ RANGE = TILE_WIDTH * TILE_WIDTH
 _MAX_CLAIMS = 64
 _MAX_DATA_BYTES = 64 * 1024
 _MAX_DATA_DEPTH = 8
+#: The one trail whose RETENTION records count.
+_VAULT_TRAIL = "vault"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,7 @@ class RangeResult:
     ``hashes`` holds the settled hashes of level 0 (beyond the last full bundle) and of level 1. ``damaged`` gives, by
     leaf index, the sealed trail, incarnation and id of every leaf whose vault row has a finding, None where the ledger
     cannot say either. ``malformed`` lists trail, id and leaf index of the rows that MALFORMED records stand for.
+    ``retentions`` lists what the vault's own RETENTION records say, those that speak of leaves before their own.
     """
 
     index: int
@@ -69,6 +74,7 @@ class RangeResult:
     trails: set[tuple[str, int]] = field(default_factory=set[tuple[str, int]])
     damaged: dict[int, tuple[str, int, int] | None] = field(default_factory=dict[int, "tuple[str, int, int] | None"])
     malformed: list[tuple[str, int, int]] = field(default_factory=list[tuple[str, int, int]])
+    retentions: list[Retention] = field(default_factory=list[Retention])
 
 
 class RangeChecker:
@@ -160,6 +166,7 @@ class _RangePass:
                 self._report(sealed, errors)
             elif sealed.entry is not None:
                 self._note_malformed(index, claims[0])
+                self._note_retention(index, claims[0])
 
     def _take_claims(self, index: int) -> list[Row]:
         """Return the rows at one leaf index; what stands before them in the stream has no right to."""
@@ -198,6 +205,14 @@ class _RangePass:
             named = parse_malformed(row.data)
             if named is not None:
                 self._result.malformed.append((*named, index))
+
+    def _note_retention(self, index: int, row: Row) -> None:
+        if (row.trail, row.source, row.action) != (_VAULT_TRAIL, "system", RETENTION) or row.data is None:
+            return
+        with suppress(FormatError):
+            retention = parse_retention(row.data)
+            if retention.leaves[-1][1] <= index:
+                self._result.retentions.append(retention)
 
 
 class _RowStream:

@@ -63,7 +63,8 @@ class Report:
     counts trail rows that are not sealed yet. ``unchecked_trails`` names trails that have sealed records and were not
     compared: the configuration no longer has their source, or the vault is too damaged to judge them by.
     ``not_compared`` names what was to be compared and could not be for want of something sound to compare it with:
-    ``ledger``, ``vault``, ``trail NAME``. There is a finding that says why.
+    ``ledger``, ``vault``, ``trail NAME``. There is a finding that says why. ``retained`` counts, by trail, the sealed
+    records that are gone from it as sealed RETENTION records say.
     """
 
     ok: bool
@@ -76,6 +77,7 @@ class Report:
     waiting: int
     unchecked_trails: tuple[str, ...]
     not_compared: tuple[str, ...]
+    retained: dict[str, int] = field(default_factory=dict[str, int])
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of ``pgseal verify --json``."""
@@ -87,4 +89,5 @@ class Report:
             "waiting": self.waiting,
             "unchecked_trails": list(self.unchecked_trails),
             "not_compared": list(self.not_compared),
+            "retained": self.retained,
         }

@@ -5,7 +5,7 @@ All of it is untrusted but the memory. Whatever cannot be reached or read for la
 must come through as it is and is judged here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 
@@ -39,8 +39,18 @@ class VaultSource(Protocol):
         """Yield every other row, in the same form and order: leaf_index < 0, >= tree_size, or NULL (last)."""
         ...
 
-    def copy_trail(self, trail: str, incarnation: int) -> Iterator[bytes]:
+    def count_leaves(self, trail: str, incarnation: int, begin: int, end: int, leaving_out: Sequence[int]) -> int:
+        """Return how many rows of one incarnation of a trail have begin <= leaf_index < end, some left out."""
+        ...
+
+    def copy_leaf_indexes(self, trail: str, incarnation: int, begin: int, end: int) -> Iterator[int]:
+        """Yield the leaf indexes of these rows, rising."""
+        ...
+
+    def copy_trail(self, trail: str, incarnation: int, ids: tuple[int, int] | None = None) -> Iterator[bytes]:
         """Yield the rows of one incarnation of a trail in the order of id, as COPY text lines without the newline.
+
+        With ``ids`` only those from the first to the second.
 
         Columns: leaf_index, id, time, xid, source, category, action, outcome, relation, actor, data; under TimeZone
         UTC and DateStyle ISO. The query is not sent before the first row is asked for.

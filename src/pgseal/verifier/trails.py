@@ -6,10 +6,11 @@ whether the trail's row is right, so that damage on one side is not blamed on th
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pgseal.copytext import NULL, format_time, unescape
 from pgseal.core.encoding import shorten
+from pgseal.core.retention import LeafRanges
 from pgseal.errors import (
     AlteredRecordError,
     ForgedRecordError,
@@ -38,7 +39,7 @@ class Known:
     ``malformed`` gives the leaf of the MALFORMED record by the id of the row it stands for; ``damaged`` the leaf by the
     id of each sealed record whose row in the vault has a finding. ``damaged_leaves`` are such leaves of whatever trail,
     each with whether the ledger says which record it is. ``find_differences`` names the columns in which a trail's row
-    differs from the entry of a damaged leaf.
+    differs from the entry of a damaged leaf. ``retained`` are leaves that may be gone from the trail.
     """
 
     tree_size: int
@@ -46,10 +47,11 @@ class Known:
     damaged: Mapping[int, int]
     damaged_leaves: Mapping[int, bool]
     find_differences: Callable[[int, Row], list[str]]
+    retained: LeafRanges = field(default_factory=LeafRanges)
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
+class Line:
     """One row: ``mark`` is its first column (sealed, or the leaf index), ``body`` the other columns."""
 
     mark: bytes
@@ -72,13 +74,16 @@ class TrailCheck:
         #: Rows compared with a sealed record, and rows not sealed yet.
         self.checked = 0
         self.waiting = 0
+        #: Records that are gone from the trail, and may be.
+        self.retained = 0
 
     def run(self, progress: Callable[[int], None]) -> None:
         """Compare everything; raises ``StorageError`` where a source cannot answer or its rows are out of order."""
         # The trail first: every row that its answer calls sealed is then in the vault's answer.
-        rows = _Side(self._trail.copy_rows(), f"trail {self._trail.name}")
-        records = _Side(self._vault.copy_trail(self._trail.name, self._trail.incarnation), "vault")
+        rows = Side(self._trail.copy_rows(), f"trail {self._trail.name}")
+        records = Side(self._vault.copy_trail(self._trail.name, self._trail.incarnation), "vault")
         while rows.line is not None or records.line is not None:
+            self._skip_retained(rows, records)
             self._skip_equal(rows, records, progress)
             id_ = min(rows.id, records.id)
             if rows.line is not None or records.line is not None:
@@ -91,7 +96,20 @@ class TrailCheck:
                 self._report_missing(id_, leaf_index)
         progress(self.checked)
 
-    def _skip_equal(self, rows: "_Side", records: "_Side", progress: Callable[[int], None]) -> None:
+    def _skip_retained(self, rows: "Side", records: "Side") -> None:
+        """Go on while records are gone from the trail that may be."""
+        retained, damaged = self._known.retained, self._known.damaged_leaves
+        first, last = rows.id, -_NO_ID - 1
+        while records.line is not None and last < records.id < first:
+            leaf, _, body = records.line.partition(b"\t")
+            if leaf == NULL or int(leaf) not in retained or int(leaf) in damaged:
+                break
+            last = records.passed(body)
+            self._passed = (last, int(leaf))
+            self.retained += 1
+            records.next()
+
+    def _skip_equal(self, rows: "Side", records: "Side", progress: Callable[[int], None]) -> None:
         """Go on while rows and records are equal, sealed and sound."""
         size, damaged = self._known.tree_size, self._known.damaged_leaves
         row, record = rows.line, records.line
@@ -113,7 +131,7 @@ class TrailCheck:
             rows.passed(previous)
             self._passed = (records.passed(previous), int(last_leaf))
 
-    def _judge(self, id_: int, rows: Sequence[_Line], records: Sequence[_Line]) -> None:
+    def _judge(self, id_: int, rows: Sequence[Line], records: Sequence[Line]) -> None:
         known = self._known
         leaves = {int(record.mark): record for record in records if record.mark != NULL}
         sound = [leaf for leaf in leaves if 0 <= leaf < known.tree_size and leaf not in known.damaged_leaves]
@@ -134,7 +152,7 @@ class TrailCheck:
             for row in rows:
                 self._judge_unsealed(id_, row)
 
-    def _judge_by_record(self, id_: int, leaf_index: int, rows: Sequence[_Line], record: _Line) -> None:
+    def _judge_by_record(self, id_: int, leaf_index: int, rows: Sequence[Line], record: Line) -> None:
         is_sealed = leaf_index < self._known.tree_size
         if not rows:
             if is_sealed:
@@ -162,7 +180,7 @@ class TrailCheck:
             self._report_forgotten(id_, leaf_index)
         self._report_repeated(id_, leaf_index, len(rows) - 1)
 
-    def _judge_by_entry(self, id_: int, leaf_index: int, rows: Sequence[_Line]) -> None:
+    def _judge_by_entry(self, id_: int, leaf_index: int, rows: Sequence[Line]) -> None:
         if not rows:
             self._report_missing(id_, leaf_index)
             return
@@ -173,7 +191,7 @@ class TrailCheck:
             self._report_altered(id_, leaf_index, found[right])
         self._report_repeated(id_, leaf_index, len(rows) - 1)
 
-    def _judge_unsealed(self, id_: int, row: _Line) -> None:
+    def _judge_unsealed(self, id_: int, row: Line) -> None:
         if id_ in self._known.malformed:
             self._seen_malformed.add(id_)
             self._report_malformed(id_, self._known.malformed[id_], "not sealed as it stands")
@@ -190,6 +208,9 @@ class TrailCheck:
             self.waiting += 1
 
     def _report_missing(self, id_: int, leaf_index: int) -> None:
+        if leaf_index in self._known.retained:
+            self.retained += 1
+            return
         self._findings.add(
             MissingRecordError(
                 f"record {self._trail.name}/{id_}: sealed at leaf {leaf_index}, gone from the trail",
@@ -262,11 +283,11 @@ class TrailCheck:
             )
         )
 
-    def _parse(self, line: _Line) -> Row:
+    def _parse(self, line: Line) -> Row:
         return parse_line(line.body, self._trail.name, self._trail.incarnation)
 
 
-class _Side:
+class Side:
     """Lines of one side, with the id of the current one and what has been passed."""
 
     def __init__(self, lines: Iterator[bytes], name: str) -> None:
@@ -292,13 +313,13 @@ class _Side:
         self._check_order(id_)
         return id_
 
-    def take(self, id_: int) -> list[_Line]:
+    def take(self, id_: int) -> list[Line]:
         """Return the lines of one id, at most ``_MAX_CLAIMS`` of them, and go behind them."""
-        taken: list[_Line] = []
+        taken: list[Line] = []
         while self.line is not None and self.id == id_:
             if len(taken) < _MAX_CLAIMS:
                 mark, _, body = self.line.partition(b"\t")
-                taken.append(_Line(mark, body))
+                taken.append(Line(mark, body))
             self.next()
         if taken:
             self._check_order(id_)

@@ -21,7 +21,9 @@ Each step stands on what the one before it established, and on nothing else:
    rebuild to exactly the entries (``leaves``, ``compare``). The two are one step because the entries are then read
    once, and judged and used in the same reading. Rows at or above the size wait to be sealed; their indexes must follow
    without gap.
-3. **Trails.** The rows of each trail must equal the vault's rows, now known to be what was sealed (``trails``).
+3. **Trails.** The rows of each trail must equal the vault's rows, now known to be what was sealed (``trails``). A row
+   may be gone if a RETENTION record covers its leaf: one of the vault's own trail, sealed under the checkpoint, with
+   the count of what it covers. One that covers anything else than it says explains nothing.
 
 ``TamperError`` becomes a finding and the step goes on. ``StorageError`` and ``ConfigError`` mean that the check could
 not be made, and end the verification: the machine takes no further step.
@@ -44,6 +46,7 @@ from pgseal.core.encoding import format_base64
 from pgseal.core.envelope import parse_envelope
 from pgseal.core.keys import VerifierKey
 from pgseal.core.merkle import EMPTY_ROOT, check_consistency, prove_consistency
+from pgseal.core.retention import LeafRanges, Retention
 from pgseal.errors import (
     ForgedRecordError,
     ForkError,
@@ -61,6 +64,7 @@ from pgseal.verifier.compare import find_differences
 from pgseal.verifier.leaves import RANGE, Log, RangeResult
 from pgseal.verifier.pool import MIN_PARALLEL_RANGES, check_ranges, count_processors
 from pgseal.verifier.report import MAX_FINDINGS, FindingLog, Report
+from pgseal.verifier.retention import Match, match_rows
 from pgseal.verifier.rows import Row, parse_row
 from pgseal.verifier.sources import KeptCheckpoint, TrailSource, VaultSource
 from pgseal.verifier.trails import Known, TrailCheck
@@ -138,6 +142,8 @@ class Verifier:
         self._damaged: dict[tuple[str, int], dict[int, int]] = {}
         self._damaged_leaves: dict[int, bool] = {}
         self._not_compared: list[str] = []
+        self._retentions: list[Retention] = []
+        self._retained: dict[str, int] = {}
 
     # -- step 1
 
@@ -258,6 +264,7 @@ class Verifier:
             self._checked["vault"] += result.rows
             self._sealed_trails |= result.trails
             self._note_damage(result)
+            self._retentions += result.retentions
             self._progress("ledger", self._checked["ledger"], size)
             if vault is not None:
                 self._progress("vault", self._checked["vault"], size)
@@ -334,6 +341,7 @@ class Verifier:
                 damaged=self._damaged.get((trail.name, trail.incarnation), {}),
                 damaged_leaves=self._damaged_leaves,
                 find_differences=self._find_differences,
+                retained=self._find_retained(trail, self._vault),
             )
             try:
                 trail.check_feed()
@@ -344,10 +352,41 @@ class Verifier:
             check.run(lambda checked: self._progress(trail.name, checked, None))
             self._checked["trail"] = done + check.checked
             self._waiting += check.waiting
+            if check.retained:
+                self._retained[trail.name] = self._retained.get(trail.name, 0) + check.retained
             self._checked_trails.add((trail.name, trail.incarnation))
         else:
             self._not_compared.append(f"trail {trail.name}")
         self._step = _Step.LEAVES
+
+    def match_partition(self, partition: TrailSource) -> Match:
+        """Compare the rows of one partition of a trail with the vault's, after ``check_trail``; see ``retention``."""
+        self._enter(_Step.LEAVES)
+        if self._vault is None or self._checkpoint is None or len(self._damaged_leaves) > _MAX_DAMAGED:
+            match = Match(LeafRanges(), count=0, waiting=0)  # there are findings that say why
+        else:
+            match = match_rows(partition, self._vault, self._checkpoint.size, self._damaged_leaves, self._findings)
+        self._step = _Step.LEAVES
+        return match
+
+    def _find_retained(self, trail: TrailSource, vault: VaultSource) -> LeafRanges:
+        """Return the leaves of a trail that sealed RETENTION records explain the absence of."""
+        found: list[tuple[int, int]] = []
+        damaged = self._damaged.get((trail.name, trail.incarnation), {}).values()
+        for retention in self._retentions:
+            if (retention.trail, retention.incarnation) != (trail.name, trail.incarnation):
+                continue
+            ranges = LeafRanges(retention.leaves)
+            left_out = [leaf for leaf in self._damaged_leaves if leaf in ranges]
+            # The vault's rows were compared with the ledger; where they are damaged, the ledger says whose leaf it is.
+            count = sum(leaf in ranges for leaf in damaged) + sum(
+                vault.count_leaves(trail.name, trail.incarnation, begin, end, left_out)
+                for begin, end in retention.leaves
+            )
+            doubtful = sum(not self._damaged_leaves[leaf] for leaf in left_out)
+            if count <= retention.count <= count + doubtful:
+                found += retention.leaves
+        return LeafRanges(found)
 
     def _find_differences(self, leaf_index: int, row: Row) -> list[str]:
         """Return the columns of a trail's row that differ from the entry of a leaf whose vault row is damaged."""
@@ -393,6 +432,7 @@ class Verifier:
             waiting=self._waiting,
             unchecked_trails=tuple(f"{trail} (incarnation {incarnation})" for trail, incarnation in unchecked),
             not_compared=tuple(self._not_compared),
+            retained=dict(self._retained),
         )
 
     def _enter(self, expected: _Step) -> None:

@@ -49,8 +49,19 @@ class MemoryVault:
     def copy_outside(self, tree_size: int) -> Iterator[bytes]:
         return self._copy([row for row in self.rows if row.leaf_index is None or not 0 <= row.leaf_index < tree_size])
 
-    def copy_trail(self, trail: str, incarnation: int) -> Iterator[bytes]:
+    def count_leaves(self, trail: str, incarnation: int, begin: int, end: int, leaving_out: Sequence[int]) -> int:
+        return len(set(self.copy_leaf_indexes(trail, incarnation, begin, end)) - set(leaving_out))
+
+    def copy_leaf_indexes(self, trail: str, incarnation: int, begin: int, end: int) -> Iterator[int]:
         mine = [row for row in self.rows if (row.trail, row.incarnation) == (trail, incarnation)]
+        yield from sorted(
+            row.leaf_index for row in mine if row.leaf_index is not None and begin <= row.leaf_index < end
+        )
+
+    def copy_trail(self, trail: str, incarnation: int, ids: tuple[int, int] | None = None) -> Iterator[bytes]:
+        mine = [row for row in self.rows if (row.trail, row.incarnation) == (trail, incarnation)]
+        if ids is not None:
+            mine = [row for row in mine if row.id is not None and ids[0] <= row.id <= ids[1]]
         for row in sorted(mine, key=lambda row: INFINITY if row.id is None else row.id):
             yield text(row.leaf_index) + b"\t" + format_line(row)
 

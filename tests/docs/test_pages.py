@@ -105,7 +105,8 @@ def test_configurations_load(page, tmp_path):
     for block in blocks(page, "toml"):
         text = block.text
         if "origin" not in text:  # an excerpt
-            text = 'origin = "o"\nledger = "l"\nkey = "file:k"\n' + text
+            source = "" if "[[source]]" in text else '[vault]\ndsn = "env:V"\n[[source]]\nname = "s"\ndsn = "env:S"\n'
+            text = 'origin = "o"\nledger = "l"\nkey = "file:k"\n' + source + text
         path = tmp_path / "pgseal.toml"
         path.write_text(text, encoding="utf-8")
         settings.load(path, {})

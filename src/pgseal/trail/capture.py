@@ -113,6 +113,8 @@ def format_capture(table: Table, rule: TableRule, layout: str) -> Iterable[sql.C
     yield images.format_type()
     body = _BODY.format(
         who_captures=_WHO_CAPTURES if table.mode == "statement" else sql.SQL(""),
+        count_rows=_COUNT_ROWS if table.mode == "statement" else sql.SQL(""),
+        find_large=_find_large(table, rule, layout),
         adapted=_adapted(table, rule, layout),
         whole_statement=_whole_statement(table, Images(table, columns, rule.mask, old="o", new="n")),
         has_change_from_null=images.has_change_from_null(),
@@ -278,15 +280,15 @@ DECLARE
     old_image jsonb;
     new_image jsonb;
     settings  jsonb;
+    is_large  boolean := false;
     row_count integer := 0;
 BEGIN
     {who_captures}IF concat(current_setting('pgseal.context', true), current_setting('request.jwt.claims', true),
               current_setting('request.jwt.claim.sub', true), current_setting('hasura.user', true)) <> '' THEN
         claim := audit.claimed();
     END IF;
-    {adapted}
-    {whole_statement}
-    IF TG_OP = 'UPDATE' THEN
+    {count_rows}{find_large}{adapted}
+    {whole_statement}IF TG_OP = 'UPDATE' THEN
         new_image := {new_image};
         old_image := {changes};
         IF NOT (OLD IS NOT NULL) THEN
@@ -306,7 +308,7 @@ BEGIN
 END
 """)
 
-_WHOLE_STATEMENT = sql.SQL("""\
+_COUNT_ROWS = sql.SQL("""\
 IF TG_LEVEL = 'STATEMENT' THEN
         IF TG_OP = 'DELETE' THEN
             FOR OLD IN SELECT * FROM old_rows LIMIT 2 LOOP
@@ -317,21 +319,55 @@ IF TG_LEVEL = 'STATEMENT' THEN
                 row_count := row_count + 1;
             END LOOP;
         END IF;
-        IF row_count <> 1 THEN
-            IF row_count = 0 THEN
-                RETURN NULL;
-            ELSIF TG_OP = 'UPDATE' THEN
-                {insert_update}
-            ELSIF TG_OP = 'INSERT' THEN
-                {insert_insert}
-            ELSE
-                {insert_delete}
-            END IF;
+        IF row_count = 0 THEN
             RETURN NULL;
-        ELSIF TG_OP = 'UPDATE' THEN
+        ELSIF row_count = 1 AND TG_OP = 'UPDATE' THEN
             SELECT * INTO OLD FROM old_rows;
         END IF;
-    END IF;""")
+    END IF;
+    """)
+_WHOLE_STATEMENT = sql.SQL("""\
+IF row_count > 1 THEN
+        IF TG_OP = 'UPDATE' THEN
+            {insert_update}
+        ELSIF TG_OP = 'INSERT' THEN
+            {insert_insert}
+        ELSE
+            {insert_delete}
+        END IF;
+        RETURN NULL;
+    END IF;
+    """)
+
+# Values that may be too large for JSON, or for the policy, take the way of altered tables. They are told by what they
+# take where they are stored, at worst 255 times less than they are; and only a table whose TOAST table is as large as
+# that can have any.
+_FIND_LARGE = sql.SQL("""\
+IF audit.has_layout({oid}::regclass, {layout}) THEN
+        {statement}IF TG_OP = 'INSERT' THEN
+            is_large := {new};
+        ELSIF TG_OP = 'DELETE' THEN
+            is_large := {old};
+        ELSE
+            is_large := {new} OR {old};
+        END IF;
+    END IF;
+    """)
+_FIND_LARGE_IN_STATEMENT = sql.SQL("""\
+IF row_count > 1 THEN
+            IF pg_relation_size(audit.toast_of({oid}::regclass)) <= {limit} THEN
+                is_large := false;
+            ELSIF TG_OP = 'INSERT' THEN
+                is_large := EXISTS (SELECT FROM new_rows AS n WHERE {n});
+            ELSIF TG_OP = 'DELETE' THEN
+                is_large := EXISTS (SELECT FROM old_rows AS o WHERE {o});
+            ELSE
+                is_large := EXISTS (SELECT FROM new_rows AS n WHERE {n})
+                    OR EXISTS (SELECT FROM old_rows AS o WHERE {o});
+            END IF;
+        ELS""")
+#: Stored bytes from which a value is looked at: as much as text of 255 MB takes at least, or of the policy's limit.
+_LARGE = {"keep": 1_000_000, "digest": 4_000, "reject": 4_000}
 
 # The transition tables have no other bond between the old and the new row than their order.
 _PAIRED = sql.SQL(
@@ -343,7 +379,7 @@ _PAIRED = sql.SQL(
 # format_insert stands there once for each case, with constants only, so that it is evaluated when the expression is
 # planned.
 _ADAPTED = sql.SQL("""\
-IF NOT audit.has_layout({oid}::regclass, {layout}) THEN
+IF is_large OR NOT audit.has_layout({oid}::regclass, {layout}) THEN
         PERFORM audit.check_place(TG_RELID, {oid}::regclass);
         settings := audit.swap_settings({settings});
         IF TG_LEVEL = 'ROW' THEN
@@ -355,9 +391,9 @@ IF NOT audit.has_layout({oid}::regclass, {layout}) THEN
         RETURN NULL;
     END IF;""")
 _ADAPTED_INSERT = sql.SQL(
-    "CASE TG_OP WHEN 'INSERT' THEN audit.format_insert({oid}::regclass, 'INSERT', {is_row}, {exclude}, {masks}) "
-    "WHEN 'UPDATE' THEN audit.format_insert({oid}::regclass, 'UPDATE', {is_row}, {exclude}, {masks}) "
-    "ELSE audit.format_insert({oid}::regclass, 'DELETE', {is_row}, {exclude}, {masks}) END"
+    "CASE TG_OP WHEN 'INSERT' THEN audit.format_insert({arguments}, 'INSERT', {more}) "
+    "WHEN 'UPDATE' THEN audit.format_insert({arguments}, 'UPDATE', {more}) "
+    "ELSE audit.format_insert({arguments}, 'DELETE', {more}) END"
 )
 
 
@@ -366,10 +402,13 @@ def _adapted(table: Table, rule: TableRule, layout: str) -> sql.Composed:
     oid = sql.Literal(str(table.oid))
     row_insert, statement_insert = (
         _ADAPTED_INSERT.format(
-            oid=oid,
-            is_row=sql.Literal(is_row),
-            exclude=sql.SQL("{}::smallint[]").format(sql.Literal([numbers[name] for name in rule.exclude])),
-            masks=sql.Literal(json.dumps({numbers[name]: how for name, how in rule.mask.items()})),
+            arguments=sql.SQL("{}::regclass").format(oid),
+            more=sql.SQL("{}, {}::smallint[], {}, {}").format(
+                sql.Literal(is_row),
+                sql.Literal([numbers[name] for name in rule.exclude]),
+                sql.Literal(json.dumps({numbers[name]: how for name, how in rule.mask.items()})),
+                sql.Literal(rule.oversize),
+            ),
         )
         for is_row in (True, False)
     )
@@ -379,6 +418,22 @@ def _adapted(table: Table, rule: TableRule, layout: str) -> sql.Composed:
         settings=sql.Literal(json.dumps(dict(OUTPUT_SETTINGS))),
         row_insert=row_insert,
         statement_insert=statement_insert,
+    )
+
+
+def _find_large(table: Table, rule: TableRule, layout: str) -> sql.Composable:
+    columns = [column for column in _captured(table, rule) if column.name not in rule.mask]
+    limit = max(_LARGE[rule.oversize] // max(1, sum(column.is_long for column in columns)), 4_000)
+    images = Images(table, columns, {})
+    tests = {row: test for row in ("old", "new", "o", "n") if (test := images.is_large(row, limit)) is not None}
+    if not tests:
+        return sql.SQL("")
+    oid = sql.Literal(str(table.oid))
+    statement = sql.SQL("")
+    if table.mode == "statement":
+        statement = _FIND_LARGE_IN_STATEMENT.format(oid=oid, limit=sql.Literal(limit), o=tests["o"], n=tests["n"])
+    return _FIND_LARGE.format(
+        oid=oid, layout=sql.Literal(layout), statement=statement, old=tests["old"], new=tests["new"]
     )
 
 

@@ -39,13 +39,14 @@ class Encoding(Enum):
 class Column:
     """One live column of a table; ``type_name`` is the built-in type that its values have in an image.
 
-    ``number`` is its attnum, which stays the same when it is renamed.
+    ``number`` is its attnum, which stays the same when it is renamed. ``is_long`` says that values can be of any size.
     """
 
     name: str
     encoding: Encoding
     type_name: str = "text"
     number: int = 0
+    is_long: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class TablePart:
     is_foreign: bool = False
 
 
-def make_column(number: int, name: str, type_oid: int, type_kind: str) -> Column:
+def make_column(number: int, name: str, type_oid: int, type_kind: str, *, is_long: bool = False) -> Column:
     """Decide how a column is captured; ``type_kind`` is pg_type.typtype of the base type."""
     type_name = _BUILT_IN.get(type_oid, "text")
     for encoding, types in (
@@ -101,8 +102,8 @@ def make_column(number: int, name: str, type_oid: int, type_kind: str) -> Column
         (Encoding.JSON, _JSON),
     ):
         if type_oid in types:
-            return Column(name, encoding, type_name, number)
-    return Column(name, Encoding.OUTPUT_ROW if type_kind == "c" else Encoding.OUTPUT, number=number)
+            return Column(name, encoding, type_name, number, is_long)
+    return Column(name, Encoding.OUTPUT_ROW if type_kind == "c" else Encoding.OUTPUT, "text", number, is_long)
 
 
 def resolve_relations(connection: Connection, text: str) -> list[tuple[str, str]]:
@@ -253,7 +254,10 @@ def _read_columns(connection: Connection, oid: int) -> tuple[Column, ...]:
     rows = connection.execute(
         """
         WITH RECURSIVE live AS (
-            SELECT a.attnum, a.attname, t.oid AS type_oid, t.typtype, t.typbasetype
+            SELECT a.attnum, a.attname, t.oid AS type_oid, t.typtype, t.typbasetype,
+                a.attlen = -1 AND a.atttypid <> 'numeric'::regtype
+                AND NOT (a.atttypid IN ('varchar'::regtype, 'bpchar'::regtype)
+                         AND a.atttypmod BETWEEN 0 AND 1000) AS is_long
             FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
             WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v'
         ), base AS (
@@ -263,12 +267,12 @@ def _read_columns(connection: Connection, oid: int) -> tuple[Column, ...]:
             WHERE b.typtype = 'd'
         )
         SELECT l.attnum, l.attname, l.type_oid::bigint,
-               (SELECT b.typtype FROM base b WHERE b.attnum = l.attnum AND b.typtype <> 'd')
+               (SELECT b.typtype FROM base b WHERE b.attnum = l.attnum AND b.typtype <> 'd'), l.is_long
         FROM live l ORDER BY l.attnum
         """,
         [oid],
     ).fetchall()
-    return tuple(make_column(*row) for row in rows)
+    return tuple(make_column(*row, is_long=is_long) for *row, is_long in rows)
 
 
 def _read_mode(connection: Connection, oid: int) -> Literal["row", "statement"]:

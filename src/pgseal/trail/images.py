@@ -114,6 +114,15 @@ class Images:
         ]
         return sql.SQL("('{{' || {} || '}}')::jsonb").format(_concatenated(pieces))
 
+    def is_large(self, row: str, limit: int) -> sql.Composed | None:
+        """Write the test whether a value takes more than ``limit`` bytes where it is stored; None if none can."""
+        sizes = [
+            sql.SQL("pg_column_size({})").format(sql.Identifier(row, column.name))
+            for column in self._columns
+            if column.is_long
+        ]
+        return sql.SQL("GREATEST({}) > {}").format(sql.SQL(", ").join(sizes), sql.Literal(limit)) if sizes else None
+
     def complete_changes(self) -> sql.Composed:
         """Write the former values of the columns that an UPDATE changed as one expression."""
         return sql.SQL("CASE WHEN {} THEN {} ELSE {} END").format(

@@ -131,7 +131,7 @@ $pgseal$;
 -- Values of the types that FORMATS.md §1 gives to to_jsonb are recognised when they are met. All others are printed by
 -- their output function, so that nobody's cast runs.
 CREATE FUNCTION audit.format_insert(
-    relation regclass, action text, is_row boolean, exclude smallint[], masks jsonb, place text DEFAULT NULL
+    relation regclass, action text, is_row boolean, exclude smallint[], masks jsonb, oversize text, place text DEFAULT NULL
 ) RETURNS text
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
@@ -155,12 +155,23 @@ BEGIN
         WHERE c.number <> ALL (exclude)
     ), written AS (
         SELECT l.number, l.label,
-               audit.format_value(l.old, l.mask) AS old, audit.format_value(l.new, l.mask) AS new,
-               audit.format_value(l.old, NULL) AS old_raw, audit.format_value(l.new, NULL) AS new_raw,
+               -- What is there already must not keep anybody from removing it: only new values are rejected.
+               audit.format_value(l.old, l.mask, f.fit_old) AS old, audit.format_value(l.new, l.mask, f.fit_new) AS new,
+               audit.format_value(l.old, NULL, f.fit_old) AS old_raw,
+               audit.format_value(l.new, NULL, f.fit_new) AS new_raw,
                format('CASE WHEN num_nulls(%1$s) = 0 THEN format(''%%s'', %1$s) COLLATE "C" END '
                       'IS DISTINCT FROM CASE WHEN num_nulls(%2$s) = 0 THEN format(''%%s'', %2$s) COLLATE "C" END',
                       l.old, l.new) AS differs
-        FROM live AS l
+        FROM live AS l CROSS JOIN LATERAL (
+            SELECT format('audit.fit(%s, %L, %L, %s)', l.old, CASE oversize WHEN 'reject' THEN 'digest' ELSE oversize END,
+                          l.name, sizes.old) AS fit_old,
+                   format('audit.fit(%s, %L, %L, %s)', l.new, oversize, l.name, sizes.new) AS fit_new
+            FROM (SELECT format('(SELECT count(*) FROM unnest(ARRAY[%s]) AS s(size) WHERE s.size > 4000)',
+                                string_agg(format('pg_column_size(%s)', o.old), ', ')) AS old,
+                         format('(SELECT count(*) FROM unnest(ARRAY[%s]) AS s(size) WHERE s.size > 4000)',
+                                string_agg(format('pg_column_size(%s)', o.new), ', ')) AS new
+                  FROM live AS o) AS sizes
+        ) AS f
     )
     SELECT string_agg(format('%L || %s', w.label, w.old), ', ' ORDER BY w.number),
            string_agg(format('%L || %s', w.label, w.new), ', ' ORDER BY w.number),
@@ -216,18 +227,69 @@ BEGIN
 END
 $pgseal$;
 
--- One value as JSON text, masked as ``mask`` says; ``reference`` is trusted SQL.
-CREATE FUNCTION audit.format_value(reference text, mask text) RETURNS text
+-- What stands in an image for a value that is too large, as JSON text; NULL if it is not. Masks and keys apart, the
+-- values of a row share what jsonb and a text of 1 GB, in which a character can take six bytes, can hold together;
+-- ``count`` is how many of them are not small. Policies other than ``keep`` have a limit of 1 MB.
+CREATE FUNCTION audit.fit(value anyelement, oversize text, name text, count bigint) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $pgseal$
+DECLARE
+    most    bigint := CASE oversize WHEN 'keep' THEN 150000000 / greatest(count, 1) ELSE 1000000 END;
+    content bytea;
+BEGIN
+    IF pg_column_size(value) <= 4000 THEN
+        RETURN NULL;
+    END IF;
+    IF pg_typeof(value) = 'bytea'::regtype THEN
+        content := value;
+        IF octet_length(content) * 2 + 2 <= most THEN
+            RETURN NULL;
+        END IF;
+    ELSE
+        BEGIN
+            content := convert_to(format('%s', value), 'UTF8');
+            IF octet_length(content) <= most THEN
+                RETURN NULL;
+            END IF;
+        EXCEPTION WHEN program_limit_exceeded OR internal_error THEN
+            content := NULL;  -- more than 1 GB when printed
+        END;
+    END IF;
+    IF oversize = 'reject' THEN
+        RAISE EXCEPTION 'pgseal: the value of column % is larger than % bytes, which the audit policy of the table rejects',
+            quote_ident(name), most
+            USING ERRCODE = 'program_limit_exceeded',
+                  HINT = 'Store less, or have pgseal record a digest: pgseal untrack, then pgseal track --oversize digest.';
+    END IF;
+    RETURN jsonb_build_object('pgseal', 'digest', 'length', octet_length(content), 'sha256', encode(sha256(content), 'hex'));
+END
+$pgseal$;
+
+-- Where the table's large values are. IMMUTABLE is meant as "for the life of a plan", like has_layout.
+CREATE FUNCTION audit.toast_of(relation regclass) RETURNS oid
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $pgseal$
+BEGIN
+    RETURN (SELECT c.reltoastrelid FROM pg_class AS c WHERE c.oid = relation);
+END
+$pgseal$;
+
+-- One value as JSON text, masked as ``mask`` says; ``reference`` is trusted SQL, and so is ``fit``, which gives what is to
+-- stand for a value that is too large.
+CREATE FUNCTION audit.format_value(reference text, mask text, fit text) RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $pgseal$
     SELECT format('CASE WHEN num_nulls(%s) = 1 THEN ''null'' %s END', reference, CASE coalesce(mask, '')
         WHEN 'redact' THEN $$ELSE '"[redacted]"'$$
         WHEN 'hash' THEN format($$ELSE to_json(audit.mask_hash(format('%%s', %s)))::text$$, reference)
-        ELSE format($$WHEN pg_typeof(%1$s) = 'jsonb'::regtype THEN audit.mark_json(to_json(%1$s)::jsonb)::text
+        ELSE format($$ELSE coalesce(CASE WHEN pg_column_size(%1$s) > 4000 THEN %2$s END,
+            CASE WHEN pg_typeof(%1$s) = 'jsonb'::regtype THEN audit.mark_json(to_json(%1$s)::jsonb)::text
             WHEN pg_typeof(%1$s) = ANY ('{bool,int8,int2,int4,uuid,date,time,timetz,timestamp,timestamptz,numeric,
             interval,"\"char\"",name,text,varchar,bpchar}'::regtype[]) THEN to_json(%1$s)::text
-            ELSE to_json(format('%%s', %1$s))::text$$, reference)
+            ELSE to_json(format('%%s', %1$s))::text END)$$, reference, fit)
     END)
 $pgseal$;
 
@@ -276,7 +338,9 @@ BEGIN
     IF obstacle IS NULL THEN
         IF tracked.truncate = 'rows' THEN
             EXECUTE audit.format_insert(tracked.table_oid::regclass, 'DELETE', false, tracked.exclude_numbers,
-                                        tracked.mask_numbers, place) USING claim;
+                                        tracked.mask_numbers,
+                                        CASE tracked.oversize WHEN 'reject' THEN 'digest' ELSE tracked.oversize END,
+                                        place) USING claim;
             GET DIAGNOSTICS removed = ROW_COUNT;
         ELSE
             EXECUTE format('SELECT count(*) FROM %s', place) INTO removed;

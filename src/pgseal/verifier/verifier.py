@@ -365,7 +365,10 @@ class Verifier:
         if self._vault is None or self._checkpoint is None or len(self._damaged_leaves) > _MAX_DAMAGED:
             match = Match(LeafRanges(), count=0, waiting=0)  # there are findings that say why
         else:
-            match = match_rows(partition, self._vault, self._checkpoint.size, self._damaged_leaves, self._findings)
+            own = FindingLog(self._findings.limit)
+            match = match_rows(partition, self._vault, self._checkpoint.size, self._damaged_leaves, own)
+            if not self._findings.total:  # otherwise check_trail has most likely found the same
+                self._findings.extend(own.listed, own.total)
         self._step = _Step.LEAVES
         return match
 

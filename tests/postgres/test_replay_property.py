@@ -27,7 +27,7 @@ numbers = count(1)
 
 TRIGGERS = {
     "none": "",
-    "self": "UPDATE {table} SET {column} = {column} WHERE id = NEW.id;",
+    "self": "UPDATE {table} AS x SET {column} = x.{column} WHERE x.id = NEW.id;",
     "sibling": "UPDATE {table} SET id = id WHERE id BETWEEN NEW.id - 2 AND NEW.id + 1;",
     "gone": "DELETE FROM {table} WHERE id = NEW.id AND id % 5 = 3;",
 }

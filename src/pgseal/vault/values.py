@@ -2,13 +2,22 @@
 
 PostgreSQL's ``numeric`` has up to 131,072 digits, a float 15; and what the application stored is what a person has to
 see. So numbers stay the text they were.
+
+PostgreSQL takes JSON that is nested thousands of levels deep, which hardly any other program reads. What lies deeper
+than ``MAX_DEPTH`` is given as text, so that nobody can keep others from reading by writing such a value.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from pgseal.errors import FormatError
+
+
+#: Levels of nesting; below the limits of JSON parsers, and of Python's recursion when such a value is written.
+MAX_DEPTH = 200
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
 
 class Number(str):
@@ -20,16 +29,36 @@ class Number(str):
 def parse_part(text: str, *, source: str) -> dict[str, Any]:
     """Return the JSON object in a part's text; numbers are ``Number``. Raises ``FormatError`` naming ``source``."""
     try:
-        value = json.loads(text, parse_int=Number, parse_float=Number, parse_constant=_refuse)
+        value = json.loads(_flatten(text), parse_int=Number, parse_float=Number, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         # Not chained: the cause keeps the whole text.
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else "too deep or not finite"
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "not finite"
         raise FormatError(
             f"not the JSON of a record ({reason}); pgseal verify says what was changed", source=source
         ) from None
     if not isinstance(value, dict):
         raise FormatError("expected a JSON object; pgseal verify says what was changed", source=source)
     return cast("dict[str, Any]", value)
+
+
+def _flatten(text: str) -> str:
+    """Replace what is nested too deep by ``{"pgseal": "deep", "text": …}`` with the JSON that stands there."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return text
+    pieces: list[str] = []
+    depth = done = start = 0
+    for found in _BRACKETS.finditer(text):
+        if found[0] in "[{":
+            depth += 1
+            if depth == MAX_DEPTH:
+                start = found.start()
+        elif found[0] in "]}":
+            if depth == MAX_DEPTH:
+                deep = {"pgseal": "deep", "text": text[start : found.end()]}
+                pieces += [text[done:start], json.dumps(deep, ensure_ascii=False)]
+                done = found.end()
+            depth -= 1
+    return "".join((*pieces, text[done:]))
 
 
 def format_json(value: object) -> str:

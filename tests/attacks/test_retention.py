@@ -17,6 +17,7 @@ from tests.retention import (
     deploy_old,
     loose_tables,
     partitions,
+    write_old,
 )
 
 from pgseal.trail.retention import PartitionOwner
@@ -141,6 +142,17 @@ def test_a_partition_that_was_changed_is_not_dropped(deployment: Deployment, att
     assert document["dropped"] == []
     assert {OLDEST, FIRST, SECOND} <= set(partitions(deployment.source))
     assert query(deployment.vault, "SELECT count(*) FROM audit.record WHERE action = 'RETENTION'") == [(0,)]
+
+
+def test_a_malformed_row_keeps_its_partition_and_no_older_one(deployment: Deployment):
+    ids = write_old(deployment.source, "2020-05-05", 2)
+    query(deployment.source, "UPDATE audit.record SET category = 'nonsense' WHERE id = %s", ids[0])
+    document = deployment.call("retain", expect=1)
+    assert [one["relation"] for one in document["dropped"]] == [OLDEST, FIRST]
+    assert [(one["relation"], one["reason"]) for one in document["kept"]] == [(SECOND, "malformed: 1 of its rows")]
+    report = deployment.run("verify", expect=1)
+    assert {one["kind"] for one in report["findings"]} == {"malformed_record"}
+    assert report["retained"] == {TRAIL: PER_QUARTER}
 
 
 def test_what_is_slipped_in_before_the_drop_stays(deployment: Deployment, monkeypatch):

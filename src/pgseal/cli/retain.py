@@ -2,7 +2,7 @@
 
 A crash between any two steps loses nothing, and the next run goes on or starts over:
 
-    seal, verify everything   a finding, or a row of the partition that is not sealed: nothing is dropped
+    seal, verify everything   a finding: nothing is dropped; a row that is not sealed: its partition stays
     RETENTION record sealed   from here on the partition's rows may be gone
     close, detach, drop       (``pgseal.trail.retention``); before the drop the rows are compared once more
     fill                      what that leaves open at the beginning of time; every start of the sealer does, too
@@ -55,7 +55,7 @@ def retain(
     settings = load_settings(context)
     with closing(_Retainer(settings, quiet=as_json)) as retainer:
         outcome = retainer.run(dry_run=dry_run)
-    is_clean = not outcome.kept and (outcome.report is None or outcome.report.ok)
+    is_clean = not outcome.kept and (outcome.report is None or not _find_obstacles(outcome.report))
     if as_json:
         _print(outcome, is_clean=is_clean, dry_run=dry_run)
     else:
@@ -65,12 +65,12 @@ def retain(
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """A partition that is to go: what its RETENTION record says (None: it is empty), and its rows that wait."""
+    """A partition that is to go: what its RETENTION record says (None: it is empty), and what its rows are."""
 
     source: "Source"
     partition: "Partition"
     retention: "Retention | None"
-    waiting: int
+    match: "Match"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class _Retainer:
         if not dry_run:
             seal_all(self._settings)
         plans, report = self._verify()
-        if not report.ok:
+        if _find_obstacles(report):
             return _Outcome(report=report)
         ready, kept = _split(plans)
         if dry_run:
@@ -279,21 +279,31 @@ def _plan(source: "Source", partition: "Partition", incarnation: int, match: "Ma
     from pgseal.core.retention import Retention, join_ranges
 
     if not match.count:
-        return _Plan(source, partition, None, match.waiting)
+        return _Plan(source, partition, None, match)
     begin, end = match.leaves.ranges[0][0], match.leaves.end
     leaves = join_ranges(match.leaves, vault.copy_leaf_indexes(source.name, incarnation, begin, end))
     retention = Retention(source.name, incarnation, match.count, leaves, partition.relation)
-    return _Plan(source, partition, retention, match.waiting)
+    return _Plan(source, partition, retention, match)
+
+
+def _find_obstacles(report: "Report") -> bool:
+    """Return whether anything was found, but for MALFORMED rows: these are found for ever, and stay where they are."""
+    return report.total_findings > len(report.findings) or any(
+        finding.kind != "malformed_record" for finding in report.findings
+    )
 
 
 def _split(plans: Sequence[_Plan]) -> tuple[list[_Plan], list[_Kept]]:
-    """Return what can go and what cannot: from the first one on that has rows which wait."""
+    """Return what can go and what cannot: from the first one on that has rows which are not sealed."""
     ready: list[_Plan] = []
     kept: list[_Kept] = []
     stopped: set[str] = set()
     for plan in plans:
-        if plan.waiting:
-            kept.append(_Kept(plan, f"not sealed yet: {plan.waiting:,} of its rows"))
+        if plan.match.waiting or plan.match.wrong:
+            what = (
+                f"not sealed yet: {plan.match.waiting:,}" if plan.match.waiting else f"malformed: {plan.match.wrong:,}"
+            )
+            kept.append(_Kept(plan, f"{what} of its rows"))
             stopped.add(plan.source.name)
         elif plan.source.name in stopped:
             kept.append(_Kept(plan, "an older partition stays"))
@@ -331,7 +341,7 @@ def _show(outcome: _Outcome, settings: "Settings", *, dry_run: bool) -> None:
     from pgseal.cli.output import format_count, printable, say
     from pgseal.cli.verify import show_findings
 
-    if outcome.report is not None and not outcome.report.ok:
+    if outcome.report is not None and _find_obstacles(outcome.report):
         say("nothing is dropped while there are findings:")
         show_findings(outcome.report)
         return

@@ -17,11 +17,12 @@ from pgseal.verifier.trails import Side
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The leaves of a partition's rows, how many they are, and how many rows are not sealed yet."""
+    """The leaves of a partition's rows, how many they are, how many rows wait to be sealed, and how many are wrong."""
 
     leaves: LeafRanges
     count: int
     waiting: int
+    wrong: int = 0
 
 
 def match_rows(
@@ -50,6 +51,7 @@ def match_rows(
     found: list[tuple[int, int]] = []
     count = waiting = 0
     previous: int | None = None
+    before = findings.total
     while rows.line is not None:
         id_ = rows.id
         while records.line is not None and records.id < id_:
@@ -70,7 +72,7 @@ def match_rows(
             findings.add(_describe(partition, id_, int(leaf) if is_known else None))
         previous = id_
         rows.next()
-    return Match(LeafRanges(found), count, waiting)
+    return Match(LeafRanges(found), count, waiting, findings.total - before)
 
 
 def _describe(partition: TrailSource, id_: int, leaf_index: int | None) -> AlteredRecordError | ForgedRecordError:

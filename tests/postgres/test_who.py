@@ -102,6 +102,48 @@ def test_a_context_past_the_limit_is_none(source: psycopg.Connection):
     assert claims(source) == [None]
 
 
+def test_a_change_without_an_actor_can_be_rejected(source: psycopg.Connection):
+    for name, parts in (("strict", ""), ("parts", "PARTITION BY LIST (id)")):
+        source.execute(f"CREATE TABLE {name} (id int PRIMARY KEY) {parts}")  # pyright: ignore[reportArgumentType]
+        if parts:
+            source.execute("CREATE TABLE parts_1 PARTITION OF parts DEFAULT")
+        rule = TableRule(require_actor="reject")
+        track(source.info.dsn, "public", name, rule, side="source", baseline=False)
+        for statement in ("INSERT INTO {} VALUES (1)", "INSERT INTO {} VALUES (1), (2)", "TRUNCATE {}"):
+            with pytest.raises(
+                psycopg.errors.InsufficientPrivilege, match=r"pgseal: a change of public.* name an actor"
+            ):
+                source.execute(statement.format(name))  # pyright: ignore[reportArgumentType]
+        source.execute(f"DELETE FROM {name}")  # pyright: ignore[reportArgumentType]
+        with source.transaction():
+            source.execute('SELECT audit.set_context(\'{"actor": "alice"}\')')
+            source.execute(f"INSERT INTO {name} VALUES (1), (2)")  # pyright: ignore[reportArgumentType]
+            source.execute(f"TRUNCATE {name}")  # pyright: ignore[reportArgumentType]
+        with source.transaction(force_rollback=True):
+            source.execute('SELECT audit.set_context(\'{"actor": ""}\')')
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                source.execute(f"INSERT INTO {name} VALUES (3)")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_mask_that_leaves_the_last_four(source: psycopg.Connection):
+    source.execute("CREATE TABLE cards (id int PRIMARY KEY, number text, pin int)")
+    rule = TableRule(mask={"number": "last4", "pin": "last4"})
+    track(source.info.dsn, "public", "cards", rule, side="source", baseline=False)
+    source.execute("INSERT INTO cards VALUES (1, '4929123412341234', 1234), (2, NULL, NULL)")
+    source.execute("UPDATE cards SET number = '4929999999991234' WHERE id = 1")
+    source.execute("ALTER TABLE cards ADD more int")
+    source.execute("UPDATE cards SET number = '4929123412345678' WHERE id = 1")
+    rows = source.execute(
+        "SELECT old, new FROM audit.record WHERE relation = 'public.cards' AND source = 'row' ORDER BY id"
+    ).fetchall()
+    assert rows == [
+        (None, {"id": 1, "number": "****1234", "pin": "****"}),
+        (None, {"id": 2, "number": None, "pin": None}),
+        ({"number": "****1234"}, {"id": 1, "number": "****1234", "pin": "****"}),
+        ({"number": "****1234"}, {"id": 1, "number": "****5678", "pin": "****", "more": None}),
+    ]
+
+
 def test_the_customary_table_as_a_view(source: psycopg.Connection):
     source.execute('CREATE TABLE "Odd name" (id int PRIMARY KEY, v text)')
     track(source.info.dsn, "public", "Odd name", TableRule(), side="source")

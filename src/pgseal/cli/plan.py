@@ -58,7 +58,8 @@ def read_source_plan(source: "Source") -> "Plan":
 
     entries = {
         name: Entry(
-            TableRule(list(policy.exclude), dict(policy.mask), policy.truncate, policy.oversize), policy.exceptions
+            TableRule(list(policy.exclude), dict(policy.mask), policy.truncate, policy.oversize, policy.require_actor),
+            policy.exceptions,
         )
         for name, policy in source.tables.items()
     }

@@ -28,7 +28,7 @@ def track(
     ] = None,
     mask: Annotated[
         list[str] | None,
-        typer.Option(metavar="[TABLE.]COL=HOW", help="Record this column's values changed: hash or redact."),
+        typer.Option(metavar="[TABLE.]COL=HOW", help="Record this column's values changed: hash, redact or last4."),
     ] = None,
     truncate: Annotated[
         str | None,
@@ -39,6 +39,12 @@ def track(
         typer.Option(
             metavar="keep|digest|reject",
             help="Values over 1 MB: record them, or their SHA-256 only, or refuse the write. [keep]",
+        ),
+    ] = None,
+    require_actor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="flag|off|reject", help="Changes that name no actor: count them, or not, or refuse. [flag]"
         ),
     ] = None,
     baseline: Annotated[
@@ -63,7 +69,7 @@ def track(
     side = f"source {where.name!r}"
     with closing(connect(where.admin_dsn.reveal(), side=side)) as connection, translated_errors(side):
         chosen, skipped = _choose(connection, tables)
-    more = _check_choices({"truncate": truncate, "oversize": oversize})
+    more = _check_choices({"truncate": truncate, "oversize": oversize, "require_actor": require_actor})
     policies = make_policies(chosen, exclude or [], mask or [], where.tables, **more)
     _check(policies)
     tracked = _apply(settings, where, policies, baseline=baseline == "snapshot" and not no_baseline, quiet=as_json)
@@ -87,14 +93,15 @@ def make_policies(
 ) -> "list[tuple[Table, TablePolicy]]":
     """Return each table with what of it is left out or masked.
 
-    ``exclude`` has columns, ``mask`` columns with ``=hash`` or ``=redact``, as a person wrote them: alone, which means
-    every one of the tables that has it, or with the table in front; ``more`` is the rest of the policy. A table of which
-    they say nothing keeps the policy it has in ``known``: it stands in the file, but could not be tracked yet. Raises
-    ``ConfigError``.
+    ``exclude`` has columns, ``mask`` columns with ``=hash`` and the like, as a person wrote them: alone, which means
+    every one of the tables that has it, or with the table in front; ``more`` is the rest of the policy. A table of
+    which they say nothing keeps the policy it has in ``known``: it stands in the file, but could not be tracked yet.
+    Raises ``ConfigError``.
     """
     from pydantic import ValidationError
 
     from pgseal.settings import TablePolicy
+    from pgseal.trail.capture import MASKS
 
     excluded: dict[str, list[str]] = {}
     masked: dict[str, dict[str, str]] = {}
@@ -103,8 +110,8 @@ def make_policies(
             excluded.setdefault(relation, []).append(column)
     for text in mask:
         name, separator, how = text.rpartition("=")
-        if not separator or how not in {"hash", "redact"}:
-            raise ConfigError(f"--mask: expected COL=hash or COL=redact, got {text!r}")
+        if not separator or how not in MASKS:
+            raise ConfigError(f"--mask: expected {' or '.join(f'COL={mask}' for mask in MASKS)}, got {text!r}")
         for relation, column in _find_columns(tables, name, "--mask"):
             masked.setdefault(relation, {})[column] = how
     policies: list[tuple[Table, TablePolicy]] = []
@@ -172,18 +179,18 @@ def _refuse_tracked(relation: str, known: set[str]) -> None:
 
 def _check_choices(options: "Mapping[str, str | None]") -> dict[str, str]:
     """Return the options that were given; raises ``ConfigError``."""
-    from pgseal.trail.capture import OVERSIZES, TRUNCATES
+    from pgseal.trail.capture import CHOICES
 
-    for name, choices in (("truncate", TRUNCATES), ("oversize", OVERSIZES)):
+    for name, choices in CHOICES.items():
         if options[name] is not None and options[name] not in choices:
-            raise ConfigError(f"--{name}: expected {' or '.join(choices)}, got {options[name]!r}")
+            raise ConfigError(f"--{name.replace('_', '-')}: expected {' or '.join(choices)}, got {options[name]!r}")
     return {name: value for name, value in options.items() if value is not None}
 
 
 def _rule_of(policy: "TablePolicy") -> "TableRule":
     from pgseal.trail.capture import TableRule
 
-    return TableRule(policy.exclude, policy.mask, policy.truncate, policy.oversize)
+    return TableRule(policy.exclude, policy.mask, policy.truncate, policy.oversize, policy.require_actor)
 
 
 def _check(policies: "Sequence[tuple[Table, TablePolicy]]") -> None:
@@ -261,7 +268,7 @@ def _report(
 
 
 def _describe_policy(exclude: Sequence[str], mask: Mapping[str, str]) -> str:
-    words = {"hash": "hashed", "redact": "redacted"}
+    words = {"hash": "hashed", "redact": "redacted", "last4": "shown as last 4"}
     return ", ".join(
         [f"{column} left out" for column in exclude] + [f"{column} {words[how]}" for column, how in mask.items()]
     )

@@ -48,7 +48,8 @@ def collect_status(settings: Settings) -> dict[str, Any]:
         tables += found or []
         unread += [source.name] if found is None else []
     records = _attempt(vault.count, warnings) if vault else None
-    unattributed = _attempt(lambda: vault.count_unattributed(_RECENT_SECONDS), warnings) if vault else None
+    unasked = [f"{table['trail']}/{table['relation']}" for table in tables if table["require_actor"] == "off"]
+    unattributed = _attempt(lambda: vault.count_unattributed(_RECENT_SECONDS, unasked), warnings) if vault else None
     if vault:
         vault.connection.close()
     unsealed = sum(trail["unsealed"] or 0 for trail in trails)
@@ -189,6 +190,7 @@ def _read_tables(source: Source, warnings: list[str]) -> list[dict[str, Any]]:
             "relation": table.relation,
             "exclude": list(table.rule.exclude),
             "mask": dict(table.rule.mask),
+            "require_actor": table.rule.require_actor,
             "baseline": table.baseline,
             "capturing": table.relation not in gone | {fault.relation for fault in faults},
         }

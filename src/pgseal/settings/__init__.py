@@ -18,7 +18,7 @@
 
     [source.tables."public.patients"]
     exclude = ["photo"]
-    mask = { ssn = "redact" }             # hash | redact
+    mask = { ssn = "redact" }             # hash | redact | last4
 
     [source.tables."public.*"]            # a pattern: also tables that are made later, once pgseal apply sees them
     except = ["public.sessions", "public.tmp_*"]

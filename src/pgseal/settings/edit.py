@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import tomlkit
 import tomlkit.exceptions
-from tomlkit.items import AoT, Table
+from tomlkit.items import AoT, InlineTable, Table
 
 from pgseal.errors import ConfigError
 from pgseal.settings.files import describe_os_error, read_text, sync_directory, write_temporary
@@ -113,7 +113,7 @@ def _find_source_entry(path: Path, document: tomlkit.TOMLDocument, name: str) ->
 def _edit_policy(table: Table, policy: TablePolicy) -> Table:
     """Make ``table`` say what ``policy`` says, touching only what differs."""
     values: dict[str, Any] = {"exclude": list(policy.exclude), "mask": dict(policy.mask)}
-    for name in ("truncate", "oversize"):
+    for name in ("truncate", "oversize", "require_actor"):
         value = getattr(policy, name)
         values[name] = None if value == TablePolicy.model_fields[name].default else value
     for name, value in values.items():
@@ -121,13 +121,14 @@ def _edit_policy(table: Table, policy: TablePolicy) -> Table:
             if name in table:
                 table.remove(name)
         elif name not in table or table[name].unwrap() != value:
-            if isinstance(value, dict):
-                item = tomlkit.inline_table()
-                for column, how in cast("dict[str, str]", value).items():
-                    item.add(tomlkit.key([column]), how)
-            else:
-                item = tomlkit.item(value)
-            table[name] = item
+            table[name] = _format_mask(value) if name == "mask" else tomlkit.item(value)
+    return table
+
+
+def _format_mask(mask: Mapping[str, str]) -> InlineTable:
+    table = tomlkit.inline_table()
+    for column, how in mask.items():
+        table.add(tomlkit.key([column]), how)
     return table
 
 

@@ -17,7 +17,7 @@ _DAYS = {"day": 1, "week": 7, "month": 31, "year": 366}
 _MAX_RETENTION_DAYS = 100 * 366
 _TRAIL_NAME = re.compile(r"[a-z0-9_-]{1,63}")
 
-Masking: TypeAlias = Literal["hash", "redact"]
+Masking: TypeAlias = Literal["hash", "redact", "last4"]
 
 
 class _Model(BaseModel):
@@ -67,7 +67,7 @@ class TablePolicy(_Model):
     """What is left out of a table's records (``exclude``) and what is shown changed (``mask``: column → how).
 
     ``truncate`` says whether the rows that a TRUNCATE removes are counted or recorded, ``oversize`` what becomes of
-    values that are too large.
+    values that are too large, ``require_actor`` what becomes of changes that name no actor.
 
     Under a pattern such as ``public.*``, ``except`` names what it does not mean; names and patterns.
     """
@@ -79,6 +79,7 @@ class TablePolicy(_Model):
     mask: dict[str, Masking] = {}
     truncate: Literal["count", "rows"] = "count"
     oversize: Literal["keep", "digest", "reject"] = "keep"
+    require_actor: Literal["flag", "off", "reject"] = "flag"
 
     @model_validator(mode="after")
     def _check_one_fate_a_column(self) -> "TablePolicy":

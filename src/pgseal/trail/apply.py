@@ -102,6 +102,7 @@ def format_step(step: Track | Untrack, layout: str = "") -> Iterator[tuple[bool,
         "key": list(table.key),
         "mask": dict(rule.mask),
         "oversize": rule.oversize,
+        "require_actor": rule.require_actor,
         "truncate": rule.truncate,
     })  # fmt: skip
 

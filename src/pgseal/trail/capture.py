@@ -68,9 +68,13 @@ TRIGGERS: Mapping[str, Mapping[str, Shape]] = {
 }
 #: The TRUNCATE trigger of a partitioned table, which fires when its partitions' have recorded what was in them.
 ROOT_TRUNCATE = Shape("A", 32)
-MASKS = ("hash", "redact")
-TRUNCATES = ("count", "rows")
-OVERSIZES = ("keep", "digest", "reject")
+MASKS = ("hash", "redact", "last4")
+#: What a rule can say besides exclusions and masks; the first of each is the usual one.
+CHOICES: Mapping[str, Sequence[str]] = {
+    "truncate": ("count", "rows"),
+    "oversize": ("keep", "digest", "reject"),
+    "require_actor": ("flag", "off", "reject"),
+}
 
 #: The built-in types that meet ``to_jsonb`` and whose text depends on a setting.
 _SETTING_OF_TYPE = {"timestamptz": "TimeZone", "interval": "IntervalStyle"}
@@ -85,23 +89,26 @@ def capture_name(relation: str) -> str:
 class TableRule:
     """How one table is to be captured.
 
-    ``exclude`` names columns to leave out, ``mask`` columns to mask (``hash`` or ``redact``). ``truncate`` says what
+    ``exclude`` names columns to leave out, ``mask`` columns to mask (``MASKS``). ``truncate`` says what
     stands for the rows that a TRUNCATE removes: their ``count``, or a record each (``rows``). ``oversize`` says what
     becomes of values over a limit: recorded as they are as far as JSON can hold them (``keep``), replaced by their
-    ``digest``, or the write fails (``reject``).
+    ``digest``, or the write fails (``reject``). ``require_actor`` says what becomes of a change that names no actor:
+    status counts it (``flag``), or not (``off``), or it fails (``reject``).
     """
 
     exclude: Sequence[str] = ()
     mask: Mapping[str, str] = field(default_factory=dict[str, str])
     truncate: str = "count"
     oversize: str = "keep"
+    require_actor: str = "flag"
 
     def format_options(self) -> str:
         """Write the rule as options of ``pgseal track``; empty if it is the usual one."""
         words = [word for column in self.exclude for word in ("--exclude", column)]
         words += [word for column, how in self.mask.items() for word in ("--mask", f"{column}={how}")]
-        words += ["--truncate", self.truncate] if self.truncate != TRUNCATES[0] else []
-        words += ["--oversize", self.oversize] if self.oversize != OVERSIZES[0] else []
+        for name, choices in CHOICES.items():
+            if (value := getattr(self, name)) != choices[0]:
+                words += [f"--{name.replace('_', '-')}", value]
         return shlex.join(words)
 
 
@@ -112,6 +119,7 @@ def format_capture(table: Table, rule: TableRule, layout: str) -> Iterable[sql.C
     yield sql.SQL("DROP TYPE IF EXISTS {}").format(image_type(table))
     yield images.format_type()
     body = _BODY.format(
+        require_actor=_REQUIRE_ACTOR if rule.require_actor == "reject" else sql.SQL(""),
         who_captures=_WHO_CAPTURES if table.mode == "statement" else sql.SQL(""),
         count_rows=_COUNT_ROWS if table.mode == "statement" else sql.SQL(""),
         find_large=_find_large(table, rule, layout),
@@ -287,7 +295,7 @@ BEGIN
               current_setting('request.jwt.claim.sub', true), current_setting('hasura.user', true)) <> '' THEN
         claim := audit.claimed();
     END IF;
-    {count_rows}{find_large}{adapted}
+    {count_rows}{require_actor}{find_large}{adapted}
     {whole_statement}IF TG_OP = 'UPDATE' THEN
         new_image := {new_image};
         old_image := {changes};
@@ -326,6 +334,7 @@ IF TG_LEVEL = 'STATEMENT' THEN
         END IF;
     END IF;
     """)
+_REQUIRE_ACTOR = sql.SQL("PERFORM audit.check_actor(claim, TG_RELID);\n    ")
 _WHOLE_STATEMENT = sql.SQL("""\
 IF row_count > 1 THEN
         IF TG_OP = 'UPDATE' THEN

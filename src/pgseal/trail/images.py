@@ -171,6 +171,10 @@ def _value(column: Column, row: str, mask: Mapping[str, str]) -> sql.Composable:
     rule = mask.get(column.name)
     if rule == "redact":
         return sql.SQL("CASE WHEN {} THEN {}::text END").format(_is_present(column, row), sql.Literal(REDACTED))
+    if rule == "last4":
+        return sql.SQL("CASE WHEN {} THEN audit.mask_last4({}) END").format(
+            _is_present(column, row), _output(reference)
+        )
     if rule == "hash":
         return sql.SQL("CASE WHEN {} THEN audit.mask_hash({}) END").format(_is_present(column, row), _output(reference))
     if column.encoding in _OUTPUT:

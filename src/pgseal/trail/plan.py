@@ -11,7 +11,7 @@ from pgseal.core.record import parse_relation
 from pgseal.errors import CaptureError, ConfigError
 from pgseal.postgres import Connection
 from pgseal.trail.apply import Track, Untrack
-from pgseal.trail.capture import TableRule
+from pgseal.trail.capture import CHOICES, TableRule
 from pgseal.trail.catalog import Table, list_candidates, read_table
 from pgseal.trail.health import TriggerFault, read_drift, read_trigger_faults
 from pgseal.trail.integrity import Difference, read_differences
@@ -146,7 +146,7 @@ def _compare_rules(known: TableRule, wish: TableRule) -> Iterator[str]:
         before, after = _fate(known, column), _fate(wish, column)
         if before != after:
             yield f"column {column}: {before} → {after}"
-    for name in ("truncate", "oversize"):
+    for name in CHOICES:
         before, after = getattr(known, name), getattr(wish, name)
         if before != after:
             yield f"{name}: {before} → {after}"

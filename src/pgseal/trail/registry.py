@@ -37,7 +37,8 @@ class Registered:
 def list_tracked(connection: Connection) -> list[TrackedTable]:
     """List the registry, by name."""
     rows = connection.execute(
-        "SELECT relation, baseline, exclude, mask, truncate, oversize FROM audit.tracked ORDER BY relation"
+        "SELECT relation, baseline, exclude, mask, truncate, oversize, require_actor "
+        "FROM audit.tracked ORDER BY relation"
     ).fetchall()
     return [TrackedTable(relation, TableRule(*rule), baseline) for relation, baseline, *rule in rows]
 
@@ -53,7 +54,7 @@ def find_registered(connection: Connection, table: Table) -> Registered | None:
             CASE WHEN t.table_oid <> %(oid)s THEN t.mask ELSE coalesce((
                 SELECT jsonb_object_agg(c.name, t.mask_numbers -> c.number::text) FROM audit.live_columns(%(oid)s) c
                 WHERE t.mask_numbers ? c.number::text), '{}') END,
-            t.truncate, t.oversize,
+            t.truncate, t.oversize, t.require_actor,
             audit.layout(t.table_oid) IS DISTINCT FROM t.layout
         FROM audit.tracked t WHERE t.table_oid = %(oid)s OR t.relation = %(relation)s
         ORDER BY t.table_oid = %(oid)s DESC LIMIT 1
@@ -84,6 +85,7 @@ def format_entry(table: Table, rule: TableRule, layout: str, *, baseline: str) -
         "mask_numbers": json.dumps({numbers[name]: how for name, how in rule.mask.items()}),
         "truncate": rule.truncate,
         "oversize": rule.oversize,
+        "require_actor": rule.require_actor,
         "baseline": baseline,
     }
     yield sql.SQL("INSERT INTO audit.tracked ({}) VALUES ({})").format(

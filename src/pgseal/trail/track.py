@@ -9,7 +9,7 @@ from psycopg import sql
 from pgseal.errors import CaptureError, ConfigError
 from pgseal.postgres import Connection, connect, quote_name, translated_errors
 from pgseal.trail.apply import Track, Untrack, apply_steps
-from pgseal.trail.capture import MASKS, OVERSIZES, TRUNCATES, TableRule
+from pgseal.trail.capture import CHOICES, MASKS, TableRule
 from pgseal.trail.catalog import Table, read_table
 from pgseal.trail.health import read_trigger_faults
 from pgseal.trail.registry import TrackedTable, find_registered
@@ -29,8 +29,8 @@ def check_rule(table: Table, rule: TableRule) -> None:
             raise ConfigError(
                 f"{table.relation}: {column!r} is part of the key, which every record names; it cannot be hidden"
             )
-    for name, value, choices in (("truncate", rule.truncate, TRUNCATES), ("oversize", rule.oversize, OVERSIZES)):
-        if value not in choices:
+    for name, choices in CHOICES.items():
+        if (value := getattr(rule, name)) not in choices:
             raise ConfigError(f"{table.relation}: {name}: expected {' or '.join(choices)}, got {value!r}")
     for column, mask in rule.mask.items():
         if mask not in MASKS:

@@ -89,19 +89,23 @@ class VaultStore:
             row = self._connection.execute("SELECT coalesce(max(leaf_index) + 1, 0) FROM vault.record").fetchone()
         return int(row[0]) if row else 0
 
-    def count_unattributed(self, seconds: int) -> int:
-        """Return how many row changes of the last ``seconds`` name no actor, among the newest records only."""
+    def count_unattributed(self, seconds: int, unasked: Sequence[str] = ()) -> int:
+        """Return how many row changes of the last ``seconds`` name no actor, among the newest records only.
+
+        ``unasked`` names tables, each as trail/relation, of which nobody wants to know.
+        """
         query = """
             SELECT count(*) FROM (
-                SELECT time, source, action, actor FROM vault.record ORDER BY leaf_index DESC LIMIT %s
+                SELECT time, source, action, actor, trail, relation FROM vault.record ORDER BY leaf_index DESC LIMIT %s
             ) AS r
             WHERE r.time > now() - make_interval(secs => %s) AND r.source = 'row' AND r.action <> 'SNAPSHOT'
+                AND r.trail || '/' || r.relation <> ALL (%s)
                 AND CASE WHEN r.actor LIKE '%%"claimed": {%%' THEN coalesce(
                     r.actor::jsonb #>> '{claimed,actor,id}', r.actor::jsonb #>> '{claimed,actor}', '') = ''
                     ELSE r.actor IS NOT NULL END
         """
         with self._errors():
-            row = self._connection.execute(query, [_NEWEST_RECORDS, seconds]).fetchone()
+            row = self._connection.execute(query, [_NEWEST_RECORDS, seconds, list(unasked)]).fetchone()
         return int(row[0]) if row else 0
 
     def read_feed(self, trail: str) -> FeedRow | None:

@@ -14,7 +14,6 @@ from typing import Any, cast
 
 from pgseal.errors import FormatError
 
-
 #: Levels of nesting; below the limits of JSON parsers, and of Python's recursion when such a value is written.
 MAX_DEPTH = 200
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)

@@ -60,6 +60,8 @@ CREATE TABLE audit.tracked (
     mask       jsonb       NOT NULL DEFAULT '{}',
     truncate   text        NOT NULL DEFAULT 'count' CONSTRAINT tracked_truncate_ck CHECK (truncate IN ('count', 'rows')),
     oversize   text        NOT NULL DEFAULT 'keep' CONSTRAINT tracked_oversize_ck CHECK (oversize IN ('keep', 'digest', 'reject')),
+    require_actor   text       NOT NULL DEFAULT 'flag'
+        CONSTRAINT tracked_require_actor_ck CHECK (require_actor IN ('flag', 'off', 'reject')),
     exclude_numbers smallint[] NOT NULL DEFAULT '{}',
     mask_numbers    jsonb      NOT NULL DEFAULT '{}',
     tracked_at timestamptz NOT NULL DEFAULT pg_catalog.now(),

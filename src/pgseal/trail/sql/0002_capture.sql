@@ -276,6 +276,27 @@ BEGIN
 END
 $pgseal$;
 
+-- The last four characters of what is long enough not to be told by them.
+CREATE FUNCTION audit.mask_last4(value text) RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $pgseal$
+    SELECT '****' || CASE WHEN length(value) > 8 THEN right(value, 4) ELSE '' END
+$pgseal$;
+
+-- For tables whose policy rejects changes that name no actor.
+CREATE FUNCTION audit.check_actor(claim jsonb, place oid) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $pgseal$
+BEGIN
+    IF audit.claimed_actor(claim) IS NULL THEN
+        RAISE EXCEPTION 'pgseal: a change of % must name an actor', audit.format_relation(place)
+            USING ERRCODE = 'insufficient_privilege', HINT = $hint$In the same transaction, before it: SELECT audit.set_context('{"actor": "alice"}')$hint$;
+    END IF;
+END
+$pgseal$;
+
 -- One value as JSON text, masked as ``mask`` says; ``reference`` is trusted SQL, and so is ``fit``, which gives what is to
 -- stand for a value that is too large.
 CREATE FUNCTION audit.format_value(reference text, mask text, fit text) RETURNS text
@@ -284,6 +305,7 @@ SET search_path = pg_catalog, pg_temp
 AS $pgseal$
     SELECT format('CASE WHEN num_nulls(%s) = 1 THEN ''null'' %s END', reference, CASE coalesce(mask, '')
         WHEN 'redact' THEN $$ELSE '"[redacted]"'$$
+        WHEN 'last4' THEN format($$ELSE to_json(audit.mask_last4(format('%%s', %s)))::text$$, reference)
         WHEN 'hash' THEN format($$ELSE to_json(audit.mask_hash(format('%%s', %s)))::text$$, reference)
         ELSE format($$ELSE coalesce(CASE WHEN pg_column_size(%1$s) > 4000 THEN %2$s END,
             CASE WHEN pg_typeof(%1$s) = 'jsonb'::regtype THEN audit.mark_json(to_json(%1$s)::jsonb)::text
@@ -324,6 +346,9 @@ BEGIN
     SELECT t.* INTO tracked FROM audit.tracked AS t
     WHERE t.table_oid = TG_RELID OR t.table_oid IN (SELECT p.relid FROM pg_partition_ancestors(TG_RELID) AS p)
     ORDER BY t.table_oid = TG_RELID DESC LIMIT 1;
+    IF tracked.require_actor = 'reject' THEN
+        PERFORM audit.check_actor(claim, TG_RELID);
+    END IF;
     relation := coalesce(audit.format_relation(tracked.table_oid), TG_ARGV[0]);
     IF TG_WHEN = 'AFTER' THEN
         PERFORM audit.append('row', 'data_modification', 'TRUNCATE', 'success', relation, NULL, claim);

@@ -6,6 +6,7 @@ from contextlib import closing
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from tests.deployments import TRAIL, Deployment, RunningSealer, query
 from tests.retention import (
     FIRST,
@@ -260,3 +261,26 @@ def test_plain_words(deployment: Deployment):
             output, errors = process.communicate()
         assert (process.returncode, errors) == (0, "")
         assert words in output
+
+
+def test_without_superuser_rights(new_cluster, vault_database, tmp_path):
+    cluster = new_cluster(16)
+    deployment = deploy_old(cluster.create_database("app"), vault_database, tmp_path)
+    for statement in (
+        "CREATE ROLE sealing LOGIN",
+        "GRANT pgseal_sealer TO sealing",
+        "CREATE ROLE administrator LOGIN",
+        "GRANT pgseal_owner TO administrator",
+    ):
+        cluster.execute(statement)
+    login = make_conninfo(deployment.source, user="sealing")
+    text = deployment.config.read_text().replace(deployment.source, login)
+    deployment.config.write_text(text)
+    with deployment.start("retain") as process:
+        _, errors = process.communicate()
+    assert (process.returncode, "may not act as pgseal_owner" in errors) == (2, True)
+
+    administrator = make_conninfo(deployment.source, user="administrator")
+    deployment.config.write_text(text.replace("[[source]]\n", f'[[source]]\nadmin_dsn = "{administrator}"\n'))
+    assert relations(deployment.call("retain")) == [OLDEST, FIRST, SECOND]
+    check_retained(deployment, 2 * PER_QUARTER)

@@ -22,6 +22,7 @@ RESERVED = [
     "MALFORMED",
     "CLOCK",
     "KEY_ROTATE",
+    "REPAIR",
 ]
 
 

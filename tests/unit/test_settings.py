@@ -98,7 +98,7 @@ def test_environment_goes_over_the_file(tmp_path, monkeypatch):
         ('"billing"', '"clinic"', "line 18, source.name: another source is called 'clinic' already"),
         ('"public.patients"]', "patients]", "line 13, source.tables.patients: relation: expected schema.name"),
         ('["photo"]', '"photo"', 'line 14, source.tables."public.patients".exclude: expected a list'),
-        ('"redact"', '"rot13"', "line 15, source.tables.\"public.patients\".mask.ssn: expected 'hash', 'redact' or 'last4'"),
+        ('"redact"', '"rot13"', "source.tables.\"public.patients\".mask.ssn: expected 'hash', 'redact' or 'last4'"),
         (
             '["photo"]',
             '["ssn"]',

@@ -280,7 +280,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     IF action IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRUNCATE_PARTITION', 'SNAPSHOT', 'TRACK', 'UNTRACK', 'HEARTBEAT', 'ERASE',
-                  'RETENTION', 'RECOVER', 'MALFORMED', 'CLOCK', 'KEY_ROTATE') THEN
+                  'RETENTION', 'RECOVER', 'MALFORMED', 'CLOCK', 'KEY_ROTATE', 'REPAIR') THEN
         RAISE EXCEPTION 'pgseal: % is an action of pgseal''s own', quote_literal(action)
             USING ERRCODE = 'reserved_name',
                   HINT = 'It names changes of rows and what pgseal does itself: choose another name for the event.';

@@ -1,6 +1,7 @@
 """Who: facts that no session can bend, claims that end with their transaction, and the view for everyone else."""
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -183,7 +184,9 @@ def pooler(source: psycopg.Connection, tmp_path: Path) -> Iterator[str]:
     tmp_path.chmod(0o755)
     for parent in tmp_path.parents[:3]:
         parent.chmod(parent.stat().st_mode | 0o055)
-    command = [PGBOUNCER, "-q", "-u", "postgres", str(tmp_path / "pgbouncer.ini")]
+    # It refuses to run as root.
+    user = ["-u", "postgres"] if os.geteuid() == 0 else []
+    command = [PGBOUNCER, "-q", *user, str(tmp_path / "pgbouncer.ini")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     dsn = make_conninfo(host="127.0.0.1", port=port, dbname=source.info.dbname, user=source.info.user)
     try:

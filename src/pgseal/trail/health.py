@@ -88,16 +88,3 @@ def read_drift(connection: Connection) -> list[Drift]:
         """,
     ).fetchall()
     return [Drift(*row) for row in rows]
-
-
-def read_partition_end(connection: Connection) -> float | None:
-    """Return for how many more days the trail has partitions; None if its bounds cannot be read."""
-    row = connection.execute(
-        """
-        SELECT extract(epoch FROM max(b.upper::timestamptz) - now())::float8 / 86400
-        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-        CROSS JOIN LATERAL substring(pg_get_expr(c.relpartbound, c.oid) FROM $$TO \\('([^']+)'\\)$$) AS b(upper)
-        WHERE i.inhparent = 'audit.record'::regclass
-        """,
-    ).fetchone()
-    return row[0] if row else None

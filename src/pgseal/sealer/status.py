@@ -20,9 +20,11 @@ from pgseal.sealer.trails import SEALER_ROLE, VAULT_TRAIL, TrailAddress, read_st
 from pgseal.settings import Settings, Source, is_pattern
 from pgseal.trail.capture import TableRule
 from pgseal.trail.feed import PollFeed
-from pgseal.trail.health import read_drift, read_trigger_faults
+from pgseal.trail.health import read_drift, read_trigger_faults, read_untracked_children
+from pgseal.trail.marks import read_touched_objects
 from pgseal.trail.partitions import read_room
 from pgseal.trail.registry import list_tracked
+from pgseal.trail.shape import find_trail_faults
 from pgseal.vault.store import VaultStore
 
 _STALE_SECONDS = 10.0
@@ -161,12 +163,20 @@ def _read_tables(source: Source, warnings: list[str]) -> list[dict[str, Any]]:
         tracked = list_tracked(connection)
         faults = read_trigger_faults(connection)
         drifts = read_drift(connection)
+        children = read_untracked_children(connection)
+        warnings += [f"{side}: {words}" for words in find_trail_faults(connection)]
+        warnings += [f"{side}: {one.subject} {one.fault}; pgseal plan" for one in read_touched_objects(connection)]
+    warnings += [
+        f"{child.relation}: inherits from {child.parent}, and its changes are not recorded; "
+        f"pgseal track {shlex.quote(child.relation)}"
+        for child in children
+    ]
     known = {table.relation: table.rule for table in tracked}
     gone = {drift.relation for drift in drifts if drift.name_now is None}
     warnings += [f"{name}: the table was dropped; pgseal untrack {name}" for name in sorted(gone)]
     for fault in faults:
         warnings.append(
-            f"{fault.place}: capture was changed: trigger {fault.trigger} {fault.fault}; "
+            f"{fault.place}: capture was changed: {fault.describe(fault.place)}; "
             f"{_track_anew(fault.relation, known[fault.relation])}"
         )
     for drift in drifts:
@@ -192,7 +202,7 @@ def _read_tables(source: Source, warnings: list[str]) -> list[dict[str, Any]]:
             "mask": dict(table.rule.mask),
             "require_actor": table.rule.require_actor,
             "baseline": table.baseline,
-            "capturing": table.relation not in gone | {fault.relation for fault in faults},
+            "capturing": table.relation not in gone | {fault.relation for fault in faults if not fault.is_capturing},
         }
         for table in tracked
     ]

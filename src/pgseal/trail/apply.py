@@ -28,7 +28,7 @@ from pgseal.trail.capture import (
     format_triggers,
 )
 from pgseal.trail.catalog import Table, read_parts, read_table
-from pgseal.trail.registry import TrackedTable, format_act, format_entry
+from pgseal.trail.registry import TrackedTable, format_act, format_entry, format_marks
 
 #: For how long locks are tried for unless said otherwise.
 LOCK_SECONDS = 3.0
@@ -95,7 +95,7 @@ def format_step(step: Track | Untrack, layout: str = "") -> Iterator[tuple[bool,
     yield from ((True, statement) for statement in entry)
     if step.former not in {None, table.relation}:
         yield from ((True, statement) for statement in format_removal(str(step.former)))
-    yield True, format_act("TRACK", table.relation, {
+    act = format_marks(table, {
         "baseline": "snapshot" if step.has_baseline else "none",
         "columns": [column.name for column in table.columns],
         "exclude": list(rule.exclude),
@@ -105,12 +105,14 @@ def format_step(step: Track | Untrack, layout: str = "") -> Iterator[tuple[bool,
         "require_actor": rule.require_actor,
         "truncate": rule.truncate,
     })  # fmt: skip
+    yield from ((True, statement) for statement in act)
 
 
 def format_repairs(repairs: Sequence[sql.Composed]) -> list[sql.Composed]:
     """Return the repairs and the record of them."""
     words = [statement.as_string().split("\n", 1)[0] for statement in repairs]
-    return [*repairs, format_act("REPAIR", None, {"statements": words})] if repairs else []
+    note = sql.SQL("SELECT audit.note_marks()").format()
+    return [*repairs, note, format_act("REPAIR", None, {"statements": words})] if repairs else []
 
 
 def format_script(

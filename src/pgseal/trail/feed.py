@@ -40,6 +40,7 @@ from pgseal.postgres import (
     translated_errors,
 )
 from pgseal.trail.rows import RECORD_COLUMNS, SEALED_COLUMNS
+from pgseal.trail.shape import check_trail_shape
 
 #: Snapshot that shows nothing: no transaction has an xid below 3.
 EMPTY_SNAPSHOT = "3:3:"
@@ -112,9 +113,11 @@ class PollFeed:
     def check_restart(self, state: FeedState) -> None:
         """Check that the source is the server that ``state`` was kept of, and not an earlier state of it.
 
-        Raises ``RollbackError``. (That the last sealed rows are still there, byte for byte, the sealer checks.)
+        Raises ``RollbackError``; ``AlteredRecordError`` if something hides rows of the trail. (That the last sealed
+        rows are still there, byte for byte, the sealer checks.)
         """
         with self._errors():
+            check_trail_shape(self._connection, side=self._side, trail=state.trail)
             identity = read_identity(self._connection)
             row = self._connection.execute(
                 "SELECT pg_is_in_recovery(), pg_current_wal_flush_lsn() < %s::pg_lsn, "
@@ -157,9 +160,11 @@ class PollFeed:
     def begin(self, state: FeedState) -> FeedState | None:
         """Take up the batch under way or begin a new one; None if there is nothing to hand on.
 
-        The state returned has ``pending`` set and everything it shows is durable in the source.
+        The state returned has ``pending`` set and everything it shows is durable in the source. Raises
+        ``AlteredRecordError`` if something hides rows of the trail.
         """
         with self._errors():
+            check_trail_shape(self._connection, side=self._side, trail=state.trail)
             if state.pending is not None:
                 return state
             condition = self._condition(replace(state, pending=self._read_snapshot()))

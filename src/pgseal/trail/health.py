@@ -1,20 +1,34 @@
 """What of capture is not as it should be: triggers, tables that were altered, partitions that run out. Reads only."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pgseal.postgres import Connection
 from pgseal.trail.capture import ATTACH_GUARD, ROOT_TRUNCATE, ROW_TRIGGER, TRIGGERS, TRUNCATE_TRIGGER
+from pgseal.trail.marks import CAME_LATER, compare_marks
 
 
 @dataclass(frozen=True, slots=True)
 class TriggerFault:
-    """A capture trigger that is not as it should be; ``place`` is the table or the partition that has it."""
+    """A capture trigger that is not as it should be; ``place`` is the table or the partition that has it.
+
+    Where it is something else that is wrong, ``trigger`` is empty. ``is_capturing``: what is wrong is past, and changes
+    are recorded now.
+    """
 
     relation: str
     place: str
     trigger: str
     fault: str
+    is_capturing: bool = False
+
+    def describe(self, subject: str) -> str:
+        """Say what is wrong, to someone who knows that it is about ``subject``."""
+        if self.trigger:
+            place = "" if self.place == subject else f" of {self.place}"
+            return f"trigger {self.trigger}{place} {self.fault}"
+        return self.fault if self.place == subject else f"{self.place} {self.fault}"
 
 
 def read_trigger_faults(connection: Connection) -> list[TriggerFault]:
@@ -33,7 +47,38 @@ def read_trigger_faults(connection: Connection) -> list[TriggerFault]:
             "root_truncate": ROOT_TRUNCATE.type,
         },
     ).fetchall()
-    return [TriggerFault(*row) for row in rows]
+    faults = [TriggerFault(*row) for row in rows]
+    seen = {(fault.place, fault.trigger) for fault in faults}
+    # A partition that came later has no TRUNCATE trigger: that says it all.
+    seen |= {(fault.place, CAME_LATER) for fault in faults if fault.trigger == TRUNCATE_TRIGGER}
+    return faults + [
+        fault for fault in _read_moved(connection) if (fault.place, fault.trigger or fault.fault) not in seen
+    ]
+
+
+def _read_moved(connection: Connection) -> Iterator[TriggerFault]:
+    rows = connection.execute(_MOVED).fetchall()
+    for relation, name, kept, now, is_altered in rows:
+        names = {**kept["parts"], **now["parts"]}
+        for moved in compare_marks(kept, now, is_altered=is_altered):
+            yield TriggerFault(relation, names.get(moved.place, name), moved.trigger, moved.fault, is_capturing=True)
+    yield from (TriggerFault(*row) for row in connection.execute(_CHILDREN).fetchall())
+
+
+_MOVED = """
+SELECT t.relation, audit.format_relation(t.table_oid), t.marks, audit.marks(t.table_oid),
+    audit.layout(t.table_oid) IS DISTINCT FROM t.layout
+FROM audit.tracked t
+WHERE t.marks IS NOT NULL AND audit.format_relation(t.table_oid) IS NOT NULL ORDER BY 1
+"""
+
+# Statement triggers record the rows of a child among those of its parent, row triggers do not fire for them.
+_CHILDREN = """
+SELECT t.relation, audit.format_relation(t.table_oid), '',
+    'has got child tables: its capture would record their rows as its own; untrack it, and track it again'
+FROM audit.tracked t WHERE t.mode = 'statement' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = t.table_oid)
+ORDER BY 1
+"""
 
 
 # Row triggers are cloned to partitions, where each can be disabled by itself; TRUNCATE triggers are not: a partition
@@ -88,3 +133,28 @@ def read_drift(connection: Connection) -> list[Drift]:
         """,
     ).fetchall()
     return [Drift(*row) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Untracked:
+    """A table that inherits from a tracked one, and is not tracked: its rows are the parent's, too."""
+
+    relation: str
+    parent: str
+
+
+def read_untracked_children(connection: Connection) -> list[Untracked]:
+    """Return the tables of which a change shows in a tracked table, and is not recorded."""
+    rows = connection.execute(
+        """
+        WITH RECURSIVE child AS (
+            SELECT i.inhrelid AS oid, t.relation FROM audit.tracked t JOIN pg_inherits i ON i.inhparent = t.table_oid
+            UNION
+            SELECT i.inhrelid, child.relation FROM child JOIN pg_inherits i ON i.inhparent = child.oid
+        )
+        SELECT audit.format_relation(c.oid), min(child.relation)
+        FROM child JOIN pg_class c ON c.oid = child.oid
+        WHERE NOT c.relispartition AND c.oid NOT IN (SELECT table_oid FROM audit.tracked) GROUP BY c.oid ORDER BY 1
+        """
+    ).fetchall()
+    return [Untracked(*row) for row in rows]

@@ -13,8 +13,9 @@ from pgseal.postgres import Connection
 from pgseal.trail.apply import Track, Untrack
 from pgseal.trail.capture import CHOICES, TableRule
 from pgseal.trail.catalog import Table, list_candidates, read_table
-from pgseal.trail.health import TriggerFault, read_drift, read_trigger_faults
+from pgseal.trail.health import TriggerFault, read_drift, read_trigger_faults, read_untracked_children
 from pgseal.trail.integrity import Difference, read_differences
+from pgseal.trail.marks import read_touched_objects
 from pgseal.trail.policy import Entry, Wish, expand
 from pgseal.trail.registry import Registered, find_registered, list_tracked
 from pgseal.trail.track import check_owner, check_rule, plan_untrack
@@ -65,7 +66,15 @@ def read_plan(connection: Connection, entries: Mapping[str, Entry], *, side: str
     differences = read_differences(connection, current, altered)
     changes += [change for difference in differences for change in _describe(difference)]
     changes += _read_role_changes(connection)
+    changes += [
+        Change("~", child.relation, f"inherits from {child.parent}, and is not tracked", is_foreign=True)
+        for child in read_untracked_children(connection)
+        if child.relation not in tables
+    ]
     repairs = [statement for difference in differences for statement in _repair(difference)]
+    if touched := [one for one in read_touched_objects(connection) if one.subject not in _subjects(differences)]:
+        changes += [Change("~", one.subject, one.fault, is_foreign=True) for one in touched]
+        repairs.append(_trusted("SELECT audit.note_marks()"))
     return Plan(changes, steps, repairs, skipped)
 
 
@@ -137,8 +146,7 @@ def _compare(wish: Wish, table: Table, known: Registered | None, faults: Sequenc
     for text in _compare_rules(known.rule, wish.rule):
         yield Change("~", wish.relation, text)
     for fault in faults:
-        place = "" if fault.place == wish.relation else f" of {fault.place}"
-        yield Change("~", wish.relation, f"trigger {fault.trigger}{place} {fault.fault}", is_foreign=True)
+        yield Change("~", wish.relation, fault.describe(wish.relation), is_foreign=True)
 
 
 def _compare_rules(known: TableRule, wish: TableRule) -> Iterator[str]:
@@ -170,6 +178,10 @@ def _read_current(connection: Connection, relation: str, rule: TableRule) -> tup
 
 
 # -- the schema -------------------------------------------------------------------------------------------------
+
+
+def _subjects(differences: Sequence[Difference]) -> set[str]:
+    return {difference.subject for difference in differences}
 
 
 def _describe(difference: Difference) -> Iterator[Change]:

@@ -93,6 +93,17 @@ def format_entry(table: Table, rule: TableRule, layout: str, *, baseline: str) -
     )
 
 
+def format_marks(table: Table, data: Mapping[str, object]) -> Iterator[sql.Composed]:
+    """Write the statements that keep the marks of what was just made, and record TRACK with their digest."""
+    yield sql.SQL("UPDATE audit.tracked SET marks = audit.marks(table_oid) WHERE relation = {}").format(
+        sql.Literal(table.relation)
+    )
+    yield sql.SQL(
+        "UPDATE audit.tracked SET track_id = audit.record_act('TRACK', {}::jsonb || jsonb_build_object("
+        "'marks', encode(sha256(convert_to(marks::text, 'UTF8')), 'hex')), relation => relation) WHERE relation = {}"
+    ).format(sql.Literal(json.dumps(data, ensure_ascii=False)), sql.Literal(table.relation))
+
+
 def format_act(action: str, relation: str | None, data: Mapping[str, object]) -> sql.Composed:
     """Write the statement that records an act of pgseal's own."""
     return sql.SQL("SELECT audit.record_act({}, {}::jsonb, relation => {})").format(

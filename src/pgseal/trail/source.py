@@ -7,10 +7,11 @@ from psycopg import sql
 
 from pgseal.core.fields import parse_relation
 from pgseal.errors import TamperError
-from pgseal.postgres import OWNER, SEALER, Connection, copy_lines
+from pgseal.postgres import OWNER, SEALER, Connection, copy_lines, translated_errors
 from pgseal.trail.feed import FeedState
 from pgseal.trail.floors import check_floors
 from pgseal.trail.rows import RECORD_COLUMNS, HeadCache
+from pgseal.trail.shape import check_trail_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,12 @@ class TrailRows:
         return self.state.incarnation
 
     def check_feed(self) -> None:
-        """Check what the vault notes of how far this trail was read; raises ``AlteredRecordError``."""
+        """Check that nothing hides rows, and what the vault notes of how far they were read.
+
+        Raises ``AlteredRecordError``.
+        """
+        with translated_errors(self.side, role=SEALER):
+            check_trail_shape(self.connection, side=self.side, trail=self.name)
         if self.damage is not None:
             raise self.damage
         check_floors(self.connection, self.state, side=self.side)

@@ -146,6 +146,7 @@ DECLARE
     old_key   text;
     new_key   text;
     source    text;
+    large     text;
 BEGIN
     WITH live AS (
         SELECT c.number, c.name, masks ->> c.number::text AS mask,
@@ -163,14 +164,9 @@ BEGIN
                       'IS DISTINCT FROM CASE WHEN num_nulls(%2$s) = 0 THEN format(''%%s'', %2$s) COLLATE "C" END',
                       l.old, l.new) AS differs
         FROM live AS l CROSS JOIN LATERAL (
-            SELECT format('audit.fit(%s, %L, %L, %s)', l.old, CASE oversize WHEN 'reject' THEN 'digest' ELSE oversize END,
-                          l.name, sizes.old) AS fit_old,
-                   format('audit.fit(%s, %L, %L, %s)', l.new, oversize, l.name, sizes.new) AS fit_new
-            FROM (SELECT format('(SELECT count(*) FROM unnest(ARRAY[%s]) AS s(size) WHERE s.size > 4000)',
-                                string_agg(format('pg_column_size(%s)', o.old), ', ')) AS old,
-                         format('(SELECT count(*) FROM unnest(ARRAY[%s]) AS s(size) WHERE s.size > 4000)',
-                                string_agg(format('pg_column_size(%s)', o.new), ', ')) AS new
-                  FROM live AS o) AS sizes
+            SELECT format('audit.fit(%s, %L, %L, large.old)', l.old,
+                          CASE oversize WHEN 'reject' THEN 'digest' ELSE oversize END, l.name) AS fit_old,
+                   format('audit.fit(%s, %L, %L, large.new)', l.new, oversize, l.name) AS fit_new
         ) AS f
     )
     SELECT string_agg(format('%L || %s', w.label, w.old), ', ' ORDER BY w.number),
@@ -187,13 +183,23 @@ BEGIN
     WHILE EXISTS (SELECT FROM audit.live_columns(relation) AS c WHERE c.name = counter) LOOP
         counter := counter || '_';
     END LOOP;
+    -- How many of a row's values are not small, once for the row: OFFSET keeps it from being written out for each value.
+    SELECT format('CROSS JOIN LATERAL (SELECT %s OFFSET 0) AS large', string_agg(format(
+        '(SELECT count(*) FROM unnest(ARRAY[%s]::integer[]) AS s(size) WHERE s.size > 4000) AS %s', v.sizes, v.row), ', '))
+    INTO large FROM (
+        SELECT r.row, string_agg(format('pg_column_size(%s.%I)', r.row, c.name), ', ') AS sizes
+        FROM unnest(CASE action WHEN 'INSERT' THEN ARRAY['new'] WHEN 'DELETE' THEN ARRAY['old']
+                    ELSE ARRAY['old', 'new'] END) AS r(row)
+        LEFT JOIN audit.live_columns(relation) AS c ON c.number <> ALL (exclude)
+        GROUP BY r.row
+    ) AS v;
     source := CASE
-        WHEN action = 'INSERT' THEN new_rows || ' AS new'
-        WHEN action = 'DELETE' THEN old_rows || ' AS old'
-        WHEN is_row THEN format('%s AS old CROSS JOIN %s AS new', old_rows, new_rows)
+        WHEN action = 'INSERT' THEN format('%s AS new %s', new_rows, large)
+        WHEN action = 'DELETE' THEN format('%s AS old %s', old_rows, large)
+        WHEN is_row THEN format('%s AS old CROSS JOIN %s AS new %s', old_rows, new_rows, large)
         ELSE format('(SELECT r.*, row_number() OVER () AS %1$I FROM old_rows AS r) AS old '
                     'JOIN (SELECT r.*, row_number() OVER () AS %1$I FROM new_rows AS r) AS new '
-                    'ON old.%1$I = new.%1$I ORDER BY old.%1$I', counter)
+                    'ON old.%1$I = new.%1$I %2$s ORDER BY old.%1$I', counter, large)
     END;
     RETURN format(
         'INSERT INTO audit.record (id, recorded_at, xid, pid, source, category, action, outcome, relation, key, old, new, '
@@ -309,8 +315,8 @@ AS $pgseal$
         WHEN 'hash' THEN format($$ELSE to_json(audit.mask_hash(format('%%s', %s)))::text$$, reference)
         ELSE format($$ELSE coalesce(CASE WHEN pg_column_size(%1$s) > 4000 THEN %2$s END,
             CASE WHEN pg_typeof(%1$s) = 'jsonb'::regtype THEN audit.mark_json(to_json(%1$s)::jsonb)::text
-            WHEN pg_typeof(%1$s) = ANY ('{bool,int8,int2,int4,uuid,date,time,timetz,timestamp,timestamptz,numeric,
-            interval,"\"char\"",name,text,varchar,bpchar}'::regtype[]) THEN to_json(%1$s)::text
+            WHEN pg_typeof(%1$s) = ANY (ARRAY['bool', 'int8', 'int2', 'int4', 'uuid', 'date', 'time', 'timetz', 'timestamp',
+            'timestamptz', 'numeric', 'interval', '"char"', 'name', 'text', 'varchar', 'bpchar']::regtype[]) THEN to_json(%1$s)::text
             ELSE to_json(format('%%s', %1$s))::text END)$$, reference, fit)
     END)
 $pgseal$;
@@ -346,6 +352,16 @@ BEGIN
     SELECT t.* INTO tracked FROM audit.tracked AS t
     WHERE t.table_oid = TG_RELID OR t.table_oid IN (SELECT p.relid FROM pg_partition_ancestors(TG_RELID) AS p)
     ORDER BY t.table_oid = TG_RELID DESC LIMIT 1;
+    -- After a restore the registry has other oids, and another table may have one of them now. Not so a partition that
+    -- was detached.
+    IF tracked.relation <> TG_ARGV[0] OR tracked.relation IS NULL AND EXISTS (
+        SELECT FROM audit.tracked AS t
+        WHERE t.relation = TG_ARGV[0] AND audit.format_relation(t.table_oid) IS DISTINCT FROM t.relation)
+    THEN
+        RAISE EXCEPTION 'pgseal: capture of % was made for a table with another oid', audit.format_relation(TG_RELID)
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = format('After a restore: pgseal track %s',
+                audit.format_relation(TG_RELID));
+    END IF;
     IF tracked.require_actor = 'reject' THEN
         PERFORM audit.check_actor(claim, TG_RELID);
     END IF;

@@ -15,6 +15,7 @@ from pgseal.errors import PgsealError
 from pgseal.ledger.reader import LedgerReader
 from pgseal.ledger.store import CHECKPOINT, DirectoryStore
 from pgseal.postgres import Connection, connect, translated_errors
+from pgseal.sealer.registered import find_forged_marks
 from pgseal.sealer.state import read_finding
 from pgseal.sealer.trails import SEALER_ROLE, VAULT_TRAIL, TrailAddress, read_state, trail_addresses
 from pgseal.settings import Settings, Source, is_pattern
@@ -46,7 +47,7 @@ def collect_status(settings: Settings) -> dict[str, Any]:
     tables: list[dict[str, Any]] = []
     unread: list[str] = []
     for source in settings.sources:
-        found = _attempt(lambda source=source: _read_tables(source, warnings), warnings)
+        found = _attempt(lambda source=source: _read_tables(source, vault, warnings), warnings)
         tables += found or []
         unread += [source.name] if found is None else []
     records = _attempt(vault.count, warnings) if vault else None
@@ -154,7 +155,7 @@ def _read_oldest_transaction(address: TrailAddress, warnings: list[str]) -> floa
     return round(seconds, 3)
 
 
-def _read_tables(source: Source, warnings: list[str]) -> list[dict[str, Any]]:
+def _read_tables(source: Source, vault: VaultStore | None, warnings: list[str]) -> list[dict[str, Any]]:
     side = f"source {source.name!r}"
     with (
         closing(connect(source.dsn.reveal(), side=side, role=SEALER_ROLE)) as connection,
@@ -164,6 +165,8 @@ def _read_tables(source: Source, warnings: list[str]) -> list[dict[str, Any]]:
         faults = read_trigger_faults(connection)
         drifts = read_drift(connection)
         children = read_untracked_children(connection)
+        if vault is not None:
+            warnings += find_forged_marks(connection, vault, source.name)
         warnings += [f"{side}: {words}" for words in find_trail_faults(connection)]
         warnings += [f"{side}: {one.subject} {one.fault}; pgseal plan" for one in read_touched_objects(connection)]
     warnings += [

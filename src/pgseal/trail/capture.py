@@ -120,7 +120,7 @@ def format_capture(table: Table, rule: TableRule, layout: str) -> Iterable[sql.C
     yield images.format_type()
     body = _BODY.format(
         require_actor=_REQUIRE_ACTOR if rule.require_actor == "reject" else sql.SQL(""),
-        who_captures=_WHO_CAPTURES if table.mode == "statement" else sql.SQL(""),
+        who_captures=_who_captures(table),
         count_rows=_COUNT_ROWS if table.mode == "statement" else sql.SQL(""),
         find_large=_find_large(table, rule, layout),
         adapted=_adapted(table, rule, layout),
@@ -142,6 +142,9 @@ def format_capture(table: Table, rule: TableRule, layout: str) -> Iterable[sql.C
         ),
         body=sql.Literal(body.as_string()),  # a dollar quote could occur in a column's name
     )
+    if table.kind == "p":
+        # Whoever makes a partition makes its triggers, and has to have the right to.
+        yield sql.SQL("GRANT EXECUTE ON FUNCTION {}() TO {}").format(_function(table), sql.Identifier(table.owner))
 
 
 def generated_names(relation: str) -> tuple[str, str]:
@@ -227,6 +230,12 @@ def _function(table: Table) -> sql.Identifier:
     return sql.Identifier("audit", capture_name(table.relation))
 
 
+def _who_captures(table: Table) -> sql.Composable:
+    if table.kind == "p":
+        return _WHERE_IT_BELONGS.format(oid=sql.Literal(str(table.oid)))
+    return _WHO_CAPTURES if table.mode == "statement" else sql.SQL("")
+
+
 def _unused_name(table: Table) -> sql.Identifier:
     """Name a column that the table does not have."""
     name = "n"
@@ -268,6 +277,19 @@ AS {body}""")
 _WHO_CAPTURES = sql.SQL("""\
 IF (TG_LEVEL = 'ROW') <> (audit.is_worker() AND current_setting('session_replication_role') = 'replica') THEN
         RETURN NULL;
+    END IF;
+    """)
+
+# The owner of a partitioned table may attach its function (format_capture): not to other tables, nor so that it fires
+# for what then does not happen.
+_WHERE_IT_BELONGS = sql.SQL("""\
+IF pg_partition_root(TG_RELID) IS DISTINCT FROM {oid}::regclass THEN
+        PERFORM audit.check_place(TG_RELID, {oid}::regclass);
+    END IF;
+    IF TG_WHEN <> 'AFTER' OR TG_LEVEL <> 'ROW' THEN
+        RAISE EXCEPTION 'pgseal: a trigger with its function was made by somebody else'
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = format('DROP TRIGGER %I ON %s', TG_NAME, TG_RELID::regclass);
     END IF;
     """)
 

@@ -67,6 +67,7 @@ class Table:
     kind: str = "r"
     leaves: tuple[sql.Identifier, ...] = ()
     has_truncate_trigger: bool = True
+    owner: str = ""
 
     @property
     def relation(self) -> str:
@@ -184,14 +185,14 @@ def read_table(connection: Connection, schema: str, name: str) -> Table:
         CaptureError: it is not a table that can be captured.
     """
     row: tuple[Any, ...] | None = connection.execute(
-        "SELECT c.oid, c.relkind, c.relpersistence, c.relispartition FROM pg_class c "
+        "SELECT c.oid, c.relkind, c.relpersistence, c.relispartition, pg_get_userbyid(c.relowner) FROM pg_class c "
         "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s",
         [schema, name],
     ).fetchone()
     relation = format_relation(schema, name)
     if row is None:
         raise ConfigError(f"table {relation} does not exist in database {connection.info.dbname!r}")
-    oid, kind, persistence, is_partition = row
+    oid, kind, persistence, is_partition, owner = row
     if kind in _REFUSED_KINDS:
         raise CaptureError(f"{relation} {_REFUSED_KINDS[kind]}")
     if persistence == "t":
@@ -211,6 +212,7 @@ def read_table(connection: Connection, schema: str, name: str) -> Table:
         kind,
         _read_leaves(connection, oid) if kind == "p" else (),
         kind != "f" or connection.info.server_version >= _FOREIGN_TRUNCATE_TRIGGERS,
+        owner,
     )
 
 

@@ -112,6 +112,11 @@ CROSS JOIN LATERAL (SELECT CASE
         THEN 'fires for less than it should'
 END) f(fault)
 WHERE f.fault IS NOT NULL
+UNION ALL
+SELECT p.relation, audit.format_relation(p.oid), g.tgname, 'calls pgseal''s function, and is not pgseal''s'
+FROM place p JOIN pg_trigger g ON g.tgrelid = p.oid JOIN pg_proc f ON f.oid = g.tgfoid
+WHERE f.pronamespace = 'audit'::regnamespace AND g.tgparentid = 0
+    AND g.tgname <> ALL (SELECT jsonb_object_keys(%(expected)s::jsonb -> p.mode))
 ORDER BY 1, 2, 3
 """
 

@@ -18,8 +18,8 @@ def check_trail_shape(connection: Connection, *, side: str, trail: str) -> None:
     """Check that nothing stands between the records and their reader; raises ``AlteredRecordError``."""
     if faults := find_trail_faults(connection):
         raise AlteredRecordError(
-            f"{side}: {'; '.join(faults)}; records may be hidden by it: nothing was sealed; find out who made it, "
-            "then pgseal plan says what to remove",
+            f"{side}: {'; '.join(faults)}; records may be hidden by it; find out who did it, "
+            "then undo it: pgseal plan has the details",
             where="trail",
             trail=trail,
         )

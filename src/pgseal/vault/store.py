@@ -230,6 +230,15 @@ class VaultStore:
             ).fetchone()
         return row[0] if row else None
 
+    def read_data(self, trail: str, record_id: int) -> str | None:
+        """Return the data part of a trail's record, of the newest incarnation; None without it."""
+        with self._errors():
+            row = self._connection.execute(
+                "SELECT data FROM vault.record WHERE trail = %s AND id = %s ORDER BY incarnation DESC LIMIT 1",
+                [trail, record_id],
+            ).fetchone()
+        return row[0] if row else None
+
     def read_last_lines(self, trail: str, incarnation: int, below: int, limit: int) -> list[bytes]:
         """Return the COPY lines of the last ``limit`` records of a trail whose leaf index is less than ``below``."""
         query = sql.SQL(

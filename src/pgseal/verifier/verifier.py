@@ -48,6 +48,7 @@ from pgseal.core.keys import VerifierKey
 from pgseal.core.merkle import EMPTY_ROOT, check_consistency, prove_consistency
 from pgseal.core.retention import LeafRanges, Retention
 from pgseal.errors import (
+    ConfigError,
     ForgedRecordError,
     ForkError,
     FormatError,
@@ -343,13 +344,21 @@ class Verifier:
                 find_differences=self._find_differences,
                 retained=self._find_retained(trail, self._vault),
             )
+            is_sound = True
             try:
                 trail.check_feed()
             except TamperError as error:
                 self._findings.add(error)
+                is_sound = False
             check = TrailCheck(trail, self._vault, known, self._findings)
             done = self._checked["trail"]
-            check.run(lambda checked: self._progress(trail.name, checked, None))
+            try:
+                check.run(lambda checked: self._progress(trail.name, checked, None))
+            except (ConfigError, StorageError):
+                if is_sound:
+                    raise
+                # What the finding is about may also be what keeps us from reading.
+                self._not_compared.append(f"trail {trail.name}")
             self._checked["trail"] = done + check.checked
             self._waiting += check.waiting
             if check.retained:

@@ -182,7 +182,7 @@ BEGIN
                                   'via', 'hasura.user');
     END IF;
     RETURN NULL;
-EXCEPTION WHEN data_exception THEN
+EXCEPTION WHEN data_exception OR statement_too_complex THEN
     RETURN '{"via": "unreadable"}';  -- not our JSON, and no reason to fail somebody's write
 END
 $pgseal$;
@@ -196,11 +196,17 @@ DECLARE
     context text := current_setting('pgseal.context', true);
     mark    text := audit.transaction_mark();
     gateway jsonb := jsonb_strip_nulls(audit.claimed_by_gateway());
+    said    jsonb;
 BEGIN
-    -- Written past set_context it could be longer.
+    -- Written past set_context it could be longer, and anything.
     IF starts_with(context, mark) AND octet_length(context) <= 16384 + octet_length(mark) THEN
-        RETURN coalesce(gateway, '{}') || substr(context, length(mark) + 1)::jsonb;
+        said := substr(context, length(mark) + 1)::jsonb;
+        IF jsonb_typeof(said) = 'object' THEN
+            RETURN coalesce(gateway, '{}') || said;
+        END IF;
     END IF;
+    RETURN gateway;
+EXCEPTION WHEN data_exception OR statement_too_complex THEN
     RETURN gateway;
 END
 $pgseal$;

@@ -167,9 +167,13 @@ def _with_trail(feed: PollFeed, rows: Iterable[VaultRow]) -> Iterator[tuple[Vaul
     if not rows:
         return
     heads = HeadCache(rows[0].trail, rows[0].incarnation)
-    contents = dict(map(heads.parse_content, feed.read_rows([row.id for row in rows])))
+    found: dict[int, list[tuple[bytes, ...]]] = {}
+    for record_id, content in map(heads.parse_content, feed.read_rows([row.id for row in rows])):
+        found.setdefault(record_id, []).append(content)
     for row in rows:
-        yield row, contents.get(row.id)
+        contents = found.get(row.id, [])
+        # A second row with the id of a sealed one becomes MALFORMED, and must not stop us here.
+        yield row, row.content if row.content in contents else next(iter(contents), None)
 
 
 def _parse(line: bytes, leaves: LeafBuilder) -> VaultRow:

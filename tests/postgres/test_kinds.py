@@ -267,7 +267,15 @@ def test_foreign_partitions(source: psycopg.Connection, new_database: Any, clust
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["statement", "row"])
-@pytest.mark.parametrize(("count", "type_name"), [(1000, "int"), (1000, "text"), (1000, "jsonb"), (1600, "bool")])
+@pytest.mark.parametrize(
+    ("count", "type_name"),
+    [
+        (1000, "int"),
+        (1600, "bool"),
+        pytest.param(1000, "text", marks=pytest.mark.soak),
+        pytest.param(1000, "jsonb", marks=pytest.mark.soak),
+    ],
+)
 def test_many_columns(source: psycopg.Connection, count: int, type_name: str, mode: str):
     columns = ", ".join(f"c{number} {type_name}" for number in range(1, count))
     tail = " PARTITION BY RANGE (id)" if mode == "row" else ""

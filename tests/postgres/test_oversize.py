@@ -95,7 +95,7 @@ def test_json_that_jsonb_cannot_hold(source: psycopg.Connection, mode: str):
     assert images(source)[1] == ({"v": value}, {"id": 1, "v": "1", "w": '{"\\"\\\\u0000\\""}'})
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.servers(16)
 @pytest.mark.parametrize(
     "values",

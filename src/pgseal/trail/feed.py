@@ -94,6 +94,27 @@ class FeedState:
         return self.pending is not None and record_id <= self.position and Snapshot.parse(self.pending).shows(xid)
 
 
+def check_identity(state: FeedState, identity: ServerIdentity, *, side: str) -> None:
+    """Check that a server is the one that ``state`` was kept of; raises ``RollbackError``."""
+    if state.identity is None:
+        return
+    if identity.system_identifier != state.identity.system_identifier:
+        detail = f"expected system identifier {state.identity.system_identifier}, got {identity.system_identifier}"
+        raise _make_rollback(state, detail, side=side)
+    if identity.timeline != state.identity.timeline:
+        detail = f"expected timeline {state.identity.timeline}, got {identity.timeline}"
+        raise _make_rollback(state, detail, side=side)
+
+
+def _make_rollback(state: FeedState, detail: str, *, side: str) -> RollbackError:
+    return RollbackError(
+        f"{side} is not the server that was sealed from, or was restored to an earlier state: {detail}; nothing was "
+        "sealed; keep vault and ledger as they are, and read the how-to on restoring",
+        where="trail",
+        trail=state.trail,
+    )
+
+
 class PollFeed:
     """Reads one trail over one connection, by polling. Primary only: a standby's snapshots lack running xids."""
 
@@ -129,13 +150,7 @@ class PollFeed:
             )
         if state.identity is None or row is None:
             return
-        if identity.system_identifier != state.identity.system_identifier:
-            raise self._rollback(
-                state,
-                f"expected system identifier {state.identity.system_identifier}, got {identity.system_identifier}",
-            )
-        if identity.timeline != state.identity.timeline:
-            raise self._rollback(state, f"expected timeline {state.identity.timeline}, got {identity.timeline}")
+        check_identity(state, identity, side=self._side)
         if row[1]:
             raise self._rollback(state, f"its write-ahead log ends before {state.flush_lsn}, which was durable")
         if row[2]:
@@ -145,12 +160,7 @@ class PollFeed:
             raise self._rollback(state, f"its sequence of ids stands at {drawn}, vault.feed knows of id {last_id}")
 
     def _rollback(self, state: FeedState, detail: str) -> RollbackError:
-        return RollbackError(
-            f"{self._side} is not the server that was sealed from, or was restored to an earlier state: {detail}; "
-            "nothing was sealed; keep vault and ledger as they are",
-            where="trail",
-            trail=state.trail,
-        )
+        return _make_rollback(state, detail, side=self._side)
 
     def maintain(self) -> None:
         """Make the trail's partitions well ahead of time."""

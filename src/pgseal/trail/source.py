@@ -7,8 +7,8 @@ from psycopg import sql
 
 from pgseal.core.fields import parse_relation
 from pgseal.errors import TamperError
-from pgseal.postgres import OWNER, SEALER, Connection, copy_lines, translated_errors
-from pgseal.trail.feed import FeedState
+from pgseal.postgres import OWNER, SEALER, Connection, copy_lines, read_identity, translated_errors
+from pgseal.trail.feed import FeedState, check_identity
 from pgseal.trail.floors import check_floors
 from pgseal.trail.rows import RECORD_COLUMNS, HeadCache
 from pgseal.trail.shape import check_trail_shape
@@ -39,12 +39,13 @@ class TrailRows:
         return self.state.incarnation
 
     def check_feed(self) -> None:
-        """Check that nothing hides rows, and what the vault notes of how far they were read.
+        """Check that nothing hides rows, that this is the server, and what the vault notes of how far they were read.
 
-        Raises ``AlteredRecordError``.
+        Raises ``AlteredRecordError``, ``RollbackError``.
         """
         with translated_errors(self.side, role=SEALER):
             check_trail_shape(self.connection, side=self.side, trail=self.name)
+            check_identity(self.state, read_identity(self.connection), side=self.side)
         if self.damage is not None:
             raise self.damage
         check_floors(self.connection, self.state, side=self.side)
@@ -53,15 +54,19 @@ class TrailRows:
         """Yield COPY lines by id: sealed (t or f), id, time to relation, actor, data, as the sealer writes them.
 
         A row is to be found in the vault if the sealed snapshot sees its transaction. One of a transaction that has
-        not begun yet was not written by capture: it counts as sealed too, so that it is missed in the vault.
+        not begun yet was not written by capture: it counts as sealed too, so that it is missed in the vault. Another
+        server than the one that was sealed from has other transactions: of its rows nothing of the kind is known.
         """
         self.connection.execute("SET row_security = off")
         state = self.state
+        with translated_errors(self.side, role=SEALER):
+            is_known = state.identity in {None, read_identity(self.connection)}
         query = sql.SQL(
-            "SELECT pg_visible_in_snapshot(r.xid, {snapshot}::pg_snapshot) "
+            "SELECT {is_known} AND (pg_visible_in_snapshot(r.xid, {snapshot}::pg_snapshot) "
             "OR (pg_visible_in_snapshot(r.xid, {pending}::pg_snapshot) AND r.id <= {position}) "
-            "OR r.xid >= pg_snapshot_xmax(pg_current_snapshot()), {columns} FROM {rows} AS r ORDER BY r.id",
+            "OR r.xid >= pg_snapshot_xmax(pg_current_snapshot())), {columns} FROM {rows} AS r ORDER BY r.id",
         ).format(
+            is_known=sql.Literal(is_known),
             rows=self._format_rows(),
             snapshot=sql.Literal(state.snapshot),
             pending=sql.Literal(state.pending or state.snapshot),

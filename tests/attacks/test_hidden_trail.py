@@ -95,7 +95,9 @@ def test_it_is_found_while_the_sealer_runs(source: psycopg.Connection, clinic: D
             sealer.seal_once()
 
 
-def test_a_trail_in_a_publication_is_named(source: psycopg.Connection, clinic: Deployment):
-    """Published, the records leave the database by another way; only a superuser can."""
-    run(source, "CREATE PUBLICATION mine FOR TABLE audit.record")
-    assert "table audit.record: has published in mine" in read_plan(clinic)
+@pytest.mark.parametrize("which", ["TABLE audit.record", "TABLES IN SCHEMA audit", "ALL TABLES"])
+def test_a_trail_in_a_publication_is_named(source: psycopg.Connection, clinic: Deployment, which: str):
+    """Published, the records leave the database by another way; only a superuser can do that. Seen by `doctor`."""
+    run(source, f"CREATE PUBLICATION mine FOR {which}")
+    advice = {one["what"] for one in clinic.call("doctor", expect=1)["advice"]}
+    assert "publication mine has the trail in it" in advice

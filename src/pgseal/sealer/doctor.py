@@ -193,6 +193,13 @@ _SOURCE_CHECKS = (
         "let a role own the tables that nobody logs in as, and run pgseal plan --check from cron",
     ),
     _Check(
+        "warning",
+        "SELECT DISTINCT quote_ident(pubname) FROM pg_publication_tables WHERE schemaname = 'audit' ORDER BY 1",
+        "publication {0} has the trail in it",
+        "whoever subscribes gets every record, personal data included",
+        "publish the application's schemas instead: CREATE PUBLICATION … FOR TABLES IN SCHEMA …",
+    ),
+    _Check(
         "note",
         "SELECT string_agg(quote_ident(rolname), ', ' ORDER BY rolname) FROM pg_roles WHERE rolcanlogin "
         "AND (rolsuper OR rolbypassrls OR rolreplication) AND rolname <> 'pgseal_sealer' HAVING count(*) > 0",

@@ -232,3 +232,27 @@ def test_the_sql_does_what_apply_does(shell, clinic):
     assert read(clinic, "SELECT action, count(*) FROM audit.record WHERE relation = 'public.patients' "
                         "AND source = 'row' GROUP BY 1 ORDER BY 1") == [("SNAPSHOT", 9), ("UPDATE", 1)]  # fmt: skip
     assert shell("plan", "--sql").stdout == ""
+
+
+def test_an_altered_table_is_tracked_again_under_its_policy(shell, clinic):
+    shell("track", "patients", "--mask", "ssn=redact", "--require-actor", "off")
+    assert "already tracked" in shell.refuse("track", "patients")
+    execute(clinic, "ALTER TABLE patients ADD more int DEFAULT 7")
+    assert "pgseal track public.patients" in str(shell.json("status")["warnings"])
+    assert shell.json("track", "patients")["tables"] == [
+        {"relation": "public.patients", "exclude": [], "mask": {"ssn": "redact"}, "baseline": 9}
+    ]
+    assert changes(shell, "--check") == []
+
+
+def test_a_renamed_table_keeps_its_policy_in_the_file(shell, clinic):
+    shell("track", "patients", "--mask", "ssn=redact", "--exclude", "name", "--require-actor", "off")
+    execute(clinic, "ALTER TABLE patients RENAME TO people")
+    assert "pgseal track public.people" in str(shell.json("status")["warnings"])
+    shell("track", "people")
+    text = (shell.directory / "pgseal.toml").read_text()
+    assert ("public.people" in text, "public.patients" in text) == (True, False)
+    assert changes(shell, "--check") == []
+    shell("apply")
+    execute(clinic, "UPDATE people SET ssn = 's3cret', name = 's3cret' WHERE id = 1")
+    assert "s3cret" not in str(read(clinic, "SELECT * FROM audit.record"))

@@ -48,11 +48,12 @@ def apply(
         )
     left = read_source_plan(where)
     if as_json:
+        wanted, remaining = (describe_plan(plan)["changes"] for plan in (found, left))
         print_json({
             "source": where.name,
-            "applied": describe_plan(found)["changes"],
+            "applied": [change for change in wanted if change not in remaining],
             "tables": [{"relation": table.relation, "baseline": table.rows} for table in tracked],
-            "left": describe_plan(left)["changes"],
+            "left": remaining,
         })  # fmt: skip
         return
     if found.changes:

@@ -52,17 +52,10 @@ def plan(
 def read_source_plan(source: "Source") -> "Plan":
     """Compare a source's policy with its database."""
     from pgseal.postgres import connect, translated_errors
-    from pgseal.trail.capture import TableRule
     from pgseal.trail.plan import read_plan
-    from pgseal.trail.policy import Entry
+    from pgseal.trail.policy import Entry, to_rule
 
-    entries = {
-        name: Entry(
-            TableRule(list(policy.exclude), dict(policy.mask), policy.truncate, policy.oversize, policy.require_actor),
-            policy.exceptions,
-        )
-        for name, policy in source.tables.items()
-    }
+    entries = {name: Entry(to_rule(policy), policy.exceptions) for name, policy in source.tables.items()}
     side = f"source {source.name!r}"
     with closing(connect(source.admin_dsn.reveal(), side=side)) as connection, translated_errors(side):
         return read_plan(connection, entries, side=side)

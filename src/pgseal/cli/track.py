@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pgseal.settings import Settings, Source, TablePolicy
     from pgseal.trail.capture import TableRule
     from pgseal.trail.catalog import Table
+    from pgseal.trail.registry import Registered
 
 EXAMPLE = "pgseal track public.patients --mask ssn=redact --exclude photo"
 
@@ -68,11 +70,15 @@ def track(
 
     side = f"source {where.name!r}"
     with closing(connect(where.admin_dsn.reveal(), side=side)) as connection, translated_errors(side):
-        chosen, skipped = _choose(connection, tables)
+        chosen, stale, skipped = _choose(connection, tables)
     more = _check_choices({"truncate": truncate, "oversize": oversize, "require_actor": require_actor})
-    policies = make_policies(chosen, exclude or [], mask or [], where.tables, **more)
+    known = {table.relation: _to_policy(registered.rule) for table, registered in stale}
+    policies = make_policies(chosen, exclude or [], mask or [], {**known, **where.tables}, **more)
     _check(policies)
-    tracked = _apply(settings, where, policies, baseline=baseline == "snapshot" and not no_baseline, quiet=as_json)
+    former = [found.relation for table, found in stale if found.relation != table.relation]
+    tracked = _apply(
+        settings, where, policies, former, baseline=baseline == "snapshot" and not no_baseline, quiet=as_json
+    )
     if as_json:
         documents = [
             {"relation": table.relation, "exclude": policy.exclude, "mask": policy.mask, "baseline": rows}
@@ -95,8 +101,8 @@ def make_policies(
 
     ``exclude`` has columns, ``mask`` columns with ``=hash`` and the like, as a person wrote them: alone, which means
     every one of the tables that has it, or with the table in front; ``more`` is the rest of the policy. A table of
-    which they say nothing keeps the policy it has in ``known``: it stands in the file, but could not be tracked yet.
-    Raises ``ConfigError``.
+    which they say nothing keeps the policy it has in ``known``: it stands in the file, but could not be tracked yet,
+    or its capture is renewed. Raises ``ConfigError``.
     """
     from pydantic import ValidationError
 
@@ -146,22 +152,25 @@ def _find_columns(tables: "Sequence[Table]", text: str, option: str) -> list[tup
     return found
 
 
-def _choose(connection: "Connection", texts: Sequence[str]) -> "tuple[list[Table], list[tuple[str, str]]]":
-    """Return the tables that ``texts`` name, and what a pattern matched that cannot or need not be tracked, with why.
+def _choose(
+    connection: "Connection", texts: Sequence[str]
+) -> "tuple[list[Table], list[tuple[Table, Registered]], list[tuple[str, str]]]":
+    """Return the tables that ``texts`` name, which of them are registered already, and what is to be skipped with why.
 
-    A table named outright that cannot be tracked is an error.
+    Skipped is what a pattern matched that cannot or need not be tracked; of a table named outright that is an error.
     """
     from pgseal.trail.catalog import read_table, resolve_relations
-    from pgseal.trail.registry import list_tracked
+    from pgseal.trail.track import find_stale, read_faulty
 
-    known = {tracked.relation for tracked in list_tracked(connection) if tracked.baseline != "pending"}
+    faulty = read_faulty(connection)
     tables: dict[str, Table] = {}
+    stale: dict[str, tuple[Table, Registered]] = {}
     skipped: dict[str, str] = {}
     for text in texts:
         for schema, name in resolve_relations(connection, text):
             try:
                 table = read_table(connection, schema, name)
-                _refuse_tracked(table.relation, known)
+                registered = find_stale(connection, table, faulty)
             except CaptureError as error:
                 if not text.endswith(".*"):
                     raise
@@ -169,12 +178,15 @@ def _choose(connection: "Connection", texts: Sequence[str]) -> "tuple[list[Table
                 skipped[relation] = str(error).removeprefix(relation).strip().split(";")[0]
             else:
                 tables[table.relation] = table
-    return list(tables.values()), list(skipped.items())
+                if registered is not None:
+                    stale[table.relation] = (table, registered)
+    return list(tables.values()), list(stale.values()), list(skipped.items())
 
 
-def _refuse_tracked(relation: str, known: set[str]) -> None:
-    if relation in known:
-        raise CaptureError(f"{relation} is already tracked; pgseal untrack it first to change how")
+def _to_policy(rule: "TableRule") -> "TablePolicy":
+    from pgseal.settings import TablePolicy
+
+    return TablePolicy.model_validate(asdict(rule))
 
 
 def _check_choices(options: "Mapping[str, str | None]") -> dict[str, str]:
@@ -187,24 +199,20 @@ def _check_choices(options: "Mapping[str, str | None]") -> dict[str, str]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _rule_of(policy: "TablePolicy") -> "TableRule":
-    from pgseal.trail.capture import TableRule
-
-    return TableRule(policy.exclude, policy.mask, policy.truncate, policy.oversize, policy.require_actor)
-
-
 def _check(policies: "Sequence[tuple[Table, TablePolicy]]") -> None:
     """Refuse before anything is changed what would be refused later."""
+    from pgseal.trail.policy import to_rule
     from pgseal.trail.track import check_rule
 
     for table, policy in policies:
-        check_rule(table, _rule_of(policy))
+        check_rule(table, to_rule(policy))
 
 
 def _apply(
     settings: "Settings",
     source: "Source",
     policies: "Sequence[tuple[Table, TablePolicy]]",
+    former: Sequence[str],
     *,
     baseline: bool,
     quiet: bool,
@@ -212,10 +220,12 @@ def _apply(
     """Write the wish down, then fulfil it; returns the number of rows recorded of each table.
 
     In this order, because a table that is in the file and not captured yet is mended by the same command again. What
-    could not be fulfilled is taken out of the file again.
+    could not be fulfilled is taken out of the file again. ``former`` are names that tables of these had before; they
+    stay in the file until the tables are tracked under the new ones.
     """
     from pgseal.cli.output import show_progress
     from pgseal.settings import edit_tables
+    from pgseal.trail.policy import to_rule
     from pgseal.trail.track import track as track_table
 
     side, dsn = f"source {source.name!r}", source.admin_dsn.reveal()
@@ -223,12 +233,13 @@ def _apply(
     rows: list[int | None] = []
     try:
         for table, policy in policies:
-            rule = _rule_of(policy)
+            rule = to_rule(policy)
             with show_progress(f"{table.relation}: recording the rows", quiet=quiet) as progress:
                 tracked = track_table(
                     dsn, table.schema, table.name, rule, side=side, baseline=baseline, progress=progress
                 )
             rows.append(tracked.rows if baseline else None)
+        edit_tables(settings.path, source.name, {}, former)
     except BaseException:
         with suppress(PgsealError):
             _forget_untracked(settings, source, [table.relation for table, _ in policies])

@@ -428,16 +428,22 @@ _ADAPTED_INSERT = sql.SQL(
 )
 
 
-def _adapted(table: Table, rule: TableRule, layout: str) -> sql.Composed:
+def hidden_numbers(table: Table, rule: TableRule) -> tuple[list[int], dict[int, str]]:
+    """Return what the rule leaves out and masks by attnum, which a column keeps under another name."""
     numbers = {column.name: column.number for column in table.columns}
+    return [numbers[name] for name in rule.exclude], {numbers[name]: how for name, how in rule.mask.items()}
+
+
+def _adapted(table: Table, rule: TableRule, layout: str) -> sql.Composed:
+    exclude, mask = hidden_numbers(table, rule)
     oid = sql.Literal(str(table.oid))
     row_insert, statement_insert = (
         _ADAPTED_INSERT.format(
             arguments=sql.SQL("{}::regclass").format(oid),
             more=sql.SQL("{}, {}::smallint[], {}, {}").format(
                 sql.Literal(is_row),
-                sql.Literal([numbers[name] for name in rule.exclude]),
-                sql.Literal(json.dumps({numbers[name]: how for name, how in rule.mask.items()})),
+                sql.Literal(exclude),
+                sql.Literal(json.dumps(mask)),
                 sql.Literal(rule.oversize),
             ),
         )

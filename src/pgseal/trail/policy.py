@@ -5,9 +5,14 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from pgseal.errors import ConfigError
-from pgseal.settings import is_pattern
+from pgseal.settings import TablePolicy, is_pattern
 from pgseal.trail.capture import TableRule
 from pgseal.trail.catalog import Candidate
+
+
+def to_rule(policy: TablePolicy) -> TableRule:
+    """Return how a table with this policy is to be captured."""
+    return TableRule(policy.exclude, policy.mask, policy.truncate, policy.oversize, policy.require_actor)
 
 
 @dataclass(frozen=True, slots=True)

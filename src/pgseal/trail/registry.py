@@ -8,7 +8,7 @@ from typing import Literal
 from psycopg import sql
 
 from pgseal.postgres import Connection
-from pgseal.trail.capture import TableRule, capture_name
+from pgseal.trail.capture import TableRule, capture_name, hidden_numbers
 from pgseal.trail.catalog import Table
 
 
@@ -72,7 +72,7 @@ def format_entry(table: Table, rule: TableRule, layout: str, *, baseline: str) -
     yield sql.SQL("DELETE FROM audit.tracked WHERE relation = {} OR table_oid = {}").format(
         sql.Literal(table.relation), sql.Literal(table.oid)
     )
-    numbers = {column.name: column.number for column in table.columns}
+    exclude, mask = hidden_numbers(table, rule)
     values: dict[str, object] = {
         "relation": table.relation,
         "table_oid": table.oid,
@@ -81,8 +81,8 @@ def format_entry(table: Table, rule: TableRule, layout: str, *, baseline: str) -
         "layout": layout,
         "exclude": list(rule.exclude),
         "mask": json.dumps(dict(rule.mask)),
-        "exclude_numbers": [numbers[name] for name in rule.exclude],
-        "mask_numbers": json.dumps({numbers[name]: how for name, how in rule.mask.items()}),
+        "exclude_numbers": exclude,
+        "mask_numbers": json.dumps(mask),
         "truncate": rule.truncate,
         "oversize": rule.oversize,
         "require_actor": rule.require_actor,

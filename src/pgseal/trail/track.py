@@ -1,6 +1,6 @@
 """Starts and stops capturing single tables."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import closing
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from pgseal.trail.apply import Track, Untrack, apply_steps
 from pgseal.trail.capture import CHOICES, MASKS, TableRule
 from pgseal.trail.catalog import Table, read_table
 from pgseal.trail.health import read_trigger_faults
-from pgseal.trail.registry import TrackedTable, find_registered
+from pgseal.trail.registry import Registered, TrackedTable, find_registered
 
 
 def check_rule(table: Table, rule: TableRule) -> None:
@@ -46,10 +46,8 @@ def plan_track(connection: Connection, table: Table, rule: TableRule, *, side: s
         CaptureError: it is tracked and needs nothing.
         ConfigError: unknown column, or the login does not own the table.
     """
-    known = find_registered(connection, table)
+    known = find_stale(connection, table)
     if known is not None:
-        if known.baseline != "pending" and not known.is_altered and not _lacks_triggers(connection, known.relation):
-            raise CaptureError(f"{table.relation} is already tracked; to change how: pgseal untrack, then pgseal track")
         if rule == TableRule():
             rule = known.rule
         if known.oid == table.oid:
@@ -60,9 +58,24 @@ def plan_track(connection: Connection, table: Table, rule: TableRule, *, side: s
     return Track(table, rule, has_baseline, None if known is None else known.relation)
 
 
-def _lacks_triggers(connection: Connection, relation: str) -> bool:
-    """Tell whether a trigger is missing or wrong: partitions that were made later have none for TRUNCATE."""
-    return any(fault.relation == relation for fault in read_trigger_faults(connection))
+def find_stale(connection: Connection, table: Table, faulty: Container[str] | None = None) -> Registered | None:
+    """Return what the registry says of a table whose capture wants renewing; None if it is not registered.
+
+    ``faulty`` are the relations with trigger faults, read here if not given.
+
+    Raises ``CaptureError`` if it is tracked and needs nothing.
+    """
+    known = find_registered(connection, table)
+    if known is None or known.baseline == "pending" or known.is_altered:
+        return known
+    if known.relation not in (read_faulty(connection) if faulty is None else faulty):
+        raise CaptureError(f"{table.relation} is already tracked; to change how: pgseal untrack, then pgseal track")
+    return known
+
+
+def read_faulty(connection: Connection) -> set[str]:
+    """Return the tracked relations of which a trigger is not as it should be."""
+    return {fault.relation for fault in read_trigger_faults(connection)}
 
 
 def track(

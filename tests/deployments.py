@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from pgseal.core.checkpoint import Checkpoint, open_checkpoint
 from pgseal.core.merkle import leaf_hashes, tree_root
 from pgseal.ledger.reader import LedgerReader
 from pgseal.ledger.store import DirectoryStore
+from pgseal.postgres import connect, install_schema
 from pgseal.sealer.seal import Sealer, SealResult
 
 #: The program that `pip install` put beside this interpreter.
@@ -201,3 +203,12 @@ def query(dsn: str, statement: str, *values: object) -> list[tuple[Any, ...]]:
     with psycopg.connect(dsn, autocommit=True) as connection:
         cursor = connection.execute(statement, values or None)  # pyright: ignore[reportArgumentType]
         return cursor.fetchall() if cursor.description else []
+
+
+@contextmanager
+def open_trail(dsn: str) -> Iterator[psycopg.Connection]:
+    """Install a trail in an empty database, and connect to it."""
+    with connect(dsn, side="source") as installer:
+        install_schema(installer, "audit", "pgseal.trail", side="source")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        yield connection

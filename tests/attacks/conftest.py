@@ -7,9 +7,8 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
-from tests.deployments import Deployment, deploy
+from tests.deployments import Deployment, deploy, open_trail
 
-from pgseal.postgres import connect, install_schema
 from pgseal.trail.capture import TableRule
 from pgseal.trail.track import track
 
@@ -50,9 +49,7 @@ def changes(connection: psycopg.Connection) -> Rows:
 @pytest.fixture
 def source(any_database: str) -> Iterator[psycopg.Connection]:
     """A superuser's connection to a database with the trail in it; everybody may create things in public."""
-    with connect(any_database, side="source") as installer:
-        install_schema(installer, "audit", "pgseal.trail", side="source")
-    with psycopg.connect(any_database, autocommit=True) as connection:
+    with open_trail(any_database) as connection:
         run(connection, "GRANT ALL ON SCHEMA public TO PUBLIC")
         yield connection
 

@@ -1,12 +1,10 @@
 """Tables that are altered while they are tracked: capture goes on, at once, in every session, and hides what it hid."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
-from pgseal.postgres import connect, install_schema
 from pgseal.trail.capture import TRIGGERS, TableRule
 from pgseal.trail.health import read_drift, read_trigger_faults
 from pgseal.trail.registry import list_tracked
@@ -18,14 +16,6 @@ KINDS = {
     "CREATE TABLE t_1 (photo text, gone int, id int NOT NULL, b text, a int, secret text); "
     "ALTER TABLE t_1 DROP gone; ALTER TABLE t ATTACH PARTITION t_1 FOR VALUES FROM (0) TO (1000)",
 }
-
-
-@pytest.fixture
-def source(any_database: str) -> Iterator[psycopg.Connection]:
-    with connect(any_database, side="source") as installer:
-        install_schema(installer, "audit", "pgseal.trail", side="source")
-    with psycopg.connect(any_database, autocommit=True) as connection:
-        yield connection
 
 
 @pytest.fixture(params=KINDS)

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from tests.deployments import open_trail
 
 from pgseal.errors import ConfigError
-from pgseal.postgres import connect, install_schema
 from pgseal.trail.capture import TableRule
 from pgseal.trail.registry import list_tracked
 from pgseal.trail.track import track, untrack
@@ -15,9 +15,7 @@ from pgseal.trail.track import track, untrack
 
 @pytest.fixture
 def source(database: str) -> Iterator[psycopg.Connection]:
-    with connect(database, side="source") as installer:
-        install_schema(installer, "audit", "pgseal.trail", side="source")
-    with psycopg.connect(database, autocommit=True) as connection:
+    with open_trail(database) as connection:
         yield connection
 
 

@@ -9,19 +9,10 @@ from psycopg import sql
 
 from pgseal.core.record import format_relation
 from pgseal.errors import CaptureError, ConfigError
-from pgseal.postgres import connect, install_schema
 from pgseal.trail.capture import TableRule
 from pgseal.trail.track import track, untrack
 
 Row = dict[str, Any]
-
-
-@pytest.fixture
-def source(any_database: str) -> Iterator[psycopg.Connection]:
-    with connect(any_database, side="source") as installer:
-        install_schema(installer, "audit", "pgseal.trail", side="source")
-    with psycopg.connect(any_database, autocommit=True) as connection:
-        yield connection
 
 
 @pytest.fixture
@@ -409,6 +400,18 @@ def test_a_locked_table_is_left_alone(source: psycopg.Connection):
     follow(source, "t")
 
 
+def give_column_an_evil_type(connection: psycopg.Connection, context: str = "") -> None:
+    """Change t.a from int to a type of one's own, of which a cast to int leaves a mark of who it ran as."""
+    for statement in (
+        "CREATE TYPE mine AS (x text)",
+        "CREATE FUNCTION evil(mine) RETURNS int LANGUAGE plpgsql AS $$ BEGIN "
+        + "INSERT INTO public.seen VALUES (current_user); RETURN 7; END $$",
+        f"CREATE CAST (mine AS int) WITH FUNCTION evil(mine) {context}",
+        "ALTER TABLE t ALTER a TYPE mine USING row(a::text)::mine",
+    ):
+        connection.execute(statement)  # pyright: ignore[reportArgumentType]
+
+
 def test_a_type_changed_by_its_owner_runs_no_code_of_his_as_the_owner(source: psycopg.Connection, make_role: Any):
     role = make_role("lowly", "GRANT ALL ON SCHEMA public TO {role}")
     dsn = psycopg.conninfo.make_conninfo(source.info.dsn, user=role)
@@ -418,13 +421,7 @@ def test_a_type_changed_by_its_owner_runs_no_code_of_his_as_the_owner(source: ps
         lowly.execute("GRANT INSERT ON seen TO PUBLIC")
         follow(source, "t")
         lowly.execute("INSERT INTO t VALUES (1, 1)")
-        lowly.execute("CREATE TYPE mine AS (x text)")
-        lowly.execute(
-            "CREATE FUNCTION evil(mine) RETURNS int LANGUAGE plpgsql AS "
-            "$$ BEGIN INSERT INTO public.seen VALUES (current_user); RETURN 7; END $$"
-        )
-        lowly.execute("CREATE CAST (mine AS int) WITH FUNCTION evil(mine)")
-        lowly.execute("ALTER TABLE t ALTER a TYPE mine USING row(a::text)::mine")
+        give_column_an_evil_type(lowly)
     # In a session that has not prepared the expressions for the old type, and in one that has.
     with psycopg.connect(dsn, autocommit=True) as lowly:
         for statement in ("INSERT INTO t VALUES (2, row('q'))", "UPDATE t SET a = row('r')", "DELETE FROM t"):
@@ -444,13 +441,7 @@ def test_no_cast_runs_in_a_transaction_that_sees_the_former_catalog(source: psyc
         with psycopg.connect(dsn) as old:
             old.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             old.execute("SELECT 1")
-            lowly.execute("CREATE TYPE mine AS (x text)")
-            lowly.execute(
-                "CREATE FUNCTION evil(mine) RETURNS int LANGUAGE plpgsql AS "
-                "$$ BEGIN INSERT INTO public.seen VALUES (current_user); RETURN 7; END $$"
-            )
-            lowly.execute("CREATE CAST (mine AS int) WITH FUNCTION evil(mine) AS IMPLICIT")
-            lowly.execute("ALTER TABLE t ALTER a TYPE mine USING row(a::text)::mine")
+            give_column_an_evil_type(lowly, "AS IMPLICIT")
             old.execute("INSERT INTO t VALUES (2, row('q'))")
             old.execute("UPDATE t SET a = row('r')")
             old.commit()

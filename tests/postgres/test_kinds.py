@@ -1,6 +1,5 @@
 """Every kind of table, name, column and value: what is recorded, and that replay gives the table by output text."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -10,17 +9,8 @@ from tests.replay import find_differences, replay_trail
 from tests.values import ODD_NAMES, TYPES, VALUES, usable
 
 from pgseal.errors import CaptureError
-from pgseal.postgres import connect, install_schema
 from pgseal.trail.capture import TableRule
 from pgseal.trail.track import track
-
-
-@pytest.fixture
-def source(any_database: str) -> Iterator[psycopg.Connection]:
-    with connect(any_database, side="source") as installer:
-        install_schema(installer, "audit", "pgseal.trail", side="source")
-    with psycopg.connect(any_database, autocommit=True) as connection:
-        yield connection
 
 
 def run(source: psycopg.Connection, statement: str) -> None:

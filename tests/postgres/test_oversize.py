@@ -1,25 +1,15 @@
 """Large values: whole as far as JSON can hold them; beyond that, or over the policy's limit, a digest or an error."""
 
-from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
 
 import psycopg
 import pytest
 
-from pgseal.postgres import connect, install_schema
 from pgseal.trail.capture import TableRule
 from pgseal.trail.track import track
 
 KINDS = {"statement": "", "row": " PARTITION BY RANGE (id)"}
-
-
-@pytest.fixture
-def source(any_database: str) -> Iterator[psycopg.Connection]:
-    with connect(any_database, side="source") as installer:
-        install_schema(installer, "audit", "pgseal.trail", side="source")
-    with psycopg.connect(any_database, autocommit=True) as connection:
-        yield connection
 
 
 @pytest.fixture(params=KINDS)

@@ -16,7 +16,6 @@ from psycopg import sql
 from tests.replay import ReplayedTable, find_differences, parse_json
 from tests.values import ODD_NAMES, TYPES, VALUES, usable
 
-from pgseal.postgres import connect, install_schema
 from pgseal.trail.capture import TableRule
 from pgseal.trail.health import read_drift
 from pgseal.trail.rows import DATA_TEXT
@@ -34,12 +33,9 @@ TRIGGERS = {
 
 
 @pytest.fixture
-def source(any_database: str) -> Iterator[psycopg.Connection]:
-    with connect(any_database, side="source") as installer:
-        install_schema(installer, "audit", "pgseal.trail", side="source")
-    with psycopg.connect(any_database, autocommit=True) as connection:
-        connection.execute(TYPES)  # pyright: ignore[reportArgumentType]
-        yield connection
+def source(source: psycopg.Connection) -> psycopg.Connection:
+    source.execute(TYPES)  # pyright: ignore[reportArgumentType]
+    return source
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """TRUNCATE: how many rows went, or which, by policy; and it never fails because of us."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -8,20 +7,11 @@ import pytest
 from psycopg import sql
 from tests.replay import find_differences, replay_trail
 
-from pgseal.postgres import connect, install_schema
 from pgseal.trail.capture import TableRule
 from pgseal.trail.health import read_trigger_faults
 from pgseal.trail.track import track, untrack
 
 POLICIES = ("count", "rows")
-
-
-@pytest.fixture
-def source(any_database: str) -> Iterator[psycopg.Connection]:
-    with connect(any_database, side="source") as installer:
-        install_schema(installer, "audit", "pgseal.trail", side="source")
-    with psycopg.connect(any_database, autocommit=True) as connection:
-        yield connection
 
 
 def run(source: psycopg.Connection, statement: str) -> None:

@@ -5,7 +5,7 @@ user's or with partitions (captured row by row), which must make no difference.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -26,12 +26,9 @@ CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NU
 
 
 @pytest.fixture
-def source(any_database: str) -> Iterator[psycopg.Connection]:
-    with connect(any_database, side="source") as installer:
-        install_schema(installer, "audit", "pgseal.trail", side="source")
-    with psycopg.connect(any_database, autocommit=True) as connection:
-        connection.execute(NOTHING)
-        yield connection
+def source(source: psycopg.Connection) -> psycopg.Connection:
+    source.execute(NOTHING)
+    return source
 
 
 @pytest.fixture(params=["statement", "row"])

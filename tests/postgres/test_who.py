@@ -15,7 +15,6 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pgseal.postgres import connect, install_schema
 from pgseal.trail.capture import TableRule
 from pgseal.trail.track import track
 
@@ -23,14 +22,11 @@ PGBOUNCER = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/bin")
 
 
 @pytest.fixture
-def source(any_database: str) -> Iterator[psycopg.Connection]:
-    with connect(any_database, side="source") as installer:
-        install_schema(installer, "audit", "pgseal.trail", side="source")
-    with psycopg.connect(any_database, autocommit=True) as connection:
-        connection.execute("CREATE TABLE t (id int PRIMARY KEY, v int)")
-        connection.execute("INSERT INTO t SELECT i, 0 FROM generate_series(1, 9) AS i")
-        track(any_database, "public", "t", TableRule(), side="source", baseline=False)
-        yield connection
+def source(source: psycopg.Connection) -> psycopg.Connection:
+    source.execute("CREATE TABLE t (id int PRIMARY KEY, v int)")
+    source.execute("INSERT INTO t SELECT i, 0 FROM generate_series(1, 9) AS i")
+    track(source.info.dsn, "public", "t", TableRule(), side="source", baseline=False)
+    return source
 
 
 def claims(source: psycopg.Connection) -> list[Any]:

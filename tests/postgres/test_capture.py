@@ -400,12 +400,17 @@ def test_a_locked_table_is_left_alone(source: psycopg.Connection):
     follow(source, "t")
 
 
+LEAVE_MARK_IN_SEEN = (
+    "CREATE FUNCTION evil(mine) RETURNS int LANGUAGE plpgsql AS "
+    "$$ BEGIN INSERT INTO public.seen VALUES (current_user); RETURN 7; END $$"
+)
+
+
 def give_column_an_evil_type(connection: psycopg.Connection, context: str = "") -> None:
     """Change t.a from int to a type of one's own, of which a cast to int leaves a mark of who it ran as."""
     for statement in (
         "CREATE TYPE mine AS (x text)",
-        "CREATE FUNCTION evil(mine) RETURNS int LANGUAGE plpgsql AS $$ BEGIN "
-        + "INSERT INTO public.seen VALUES (current_user); RETURN 7; END $$",
+        LEAVE_MARK_IN_SEEN,
         f"CREATE CAST (mine AS int) WITH FUNCTION evil(mine) {context}",
         "ALTER TABLE t ALTER a TYPE mine USING row(a::text)::mine",
     ):

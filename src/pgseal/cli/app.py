@@ -19,6 +19,7 @@ from pgseal.cli import (
     key,
     plan,
     prove,
+    recover,
     retain,
     seal,
     search,
@@ -93,6 +94,7 @@ for command, example in (
     (search.search, search.EXAMPLE),
     (prove.prove, prove.EXAMPLE),
     (retain.retain, retain.EXAMPLE),
+    (recover.recover, recover.EXAMPLE),
     (demo.demo, demo.EXAMPLE),
 ):
     app.command(epilog=f"Example: {example}")(command)

@@ -65,12 +65,17 @@ def retain(
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """A partition that is to go: what its RETENTION record says (None: it is empty), and what its rows are."""
+    """A partition that is to go: what its RETENTION records say, one for each incarnation, and what its rows are."""
 
     source: "Source"
     partition: "Partition"
-    retention: "Retention | None"
+    retentions: "Sequence[Retention]"
     match: "Match"
+
+    @property
+    def count(self) -> int:
+        """How many records it has."""
+        return sum(one.count for one in self.retentions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +214,7 @@ class _Retainer:
             owner.wait_for_users(_WAIT_SECONDS)
         # From here on the rows may be gone. Killed now, the next run finds the records and does not repeat them.
         # (All of them first: sealing fills the gaps that dropping leaves.)
-        ensure_sealed(self._settings, self._vault, [plan.retention for plan in plans if plan.retention is not None])
+        ensure_sealed(self._settings, self._vault, [one for plan in plans for one in plan.retentions])
         try:
             for source in self._sources:
                 self._finish(source)
@@ -240,7 +245,7 @@ class _Retainer:
         owner, relation = self._owner(plan.source), plan.partition.relation
         owner.wait_for_users(_WAIT_SECONDS)
         owner.close_partition(relation)
-        if owner.count_rows(relation) != (plan.retention.count if plan.retention else 0):
+        if owner.count_rows(relation) != plan.count:
             owner.open_partition(relation)
             return False
         # Killed now, the next run opens it again first.
@@ -251,7 +256,7 @@ class _Retainer:
 
     def _drop_detached(self, source: "Source", relation: str) -> None:
         """Compare the rows once more, now that nobody can add one, and drop them if sealed records cover all."""
-        from pgseal.core.retention import LeafRanges
+        from pgseal.core.ranges import LeafRanges
         from pgseal.sealer.retention import read_sealed, read_sealed_size
         from pgseal.vault.source import VaultRows
         from pgseal.verifier import VAULT_COLUMNS
@@ -260,10 +265,7 @@ class _Retainer:
 
         owner, rows = self._owner(source), self._partition_rows(source, relation)
         covered = LeafRanges(
-            pair
-            for one in read_sealed(self._settings, self._vault)
-            if (one.trail, one.incarnation) == (rows.name, rows.incarnation)
-            for pair in one.leaves
+            pair for one in read_sealed(self._settings, self._vault) if one.trail == rows.name for pair in one.leaves
         )
         size, findings = read_sealed_size(self._settings), FindingLog()
         with closing(VaultRows(self._settings.vault.dsn.reveal(), VAULT_COLUMNS)) as vault, owner.dropping(relation):
@@ -276,14 +278,18 @@ class _Retainer:
 
 
 def _plan(source: "Source", partition: "Partition", incarnation: int, match: "Match", vault: "VaultRows") -> _Plan:
-    from pgseal.core.retention import Retention, join_ranges
+    from pgseal.core.ranges import join_ranges
+    from pgseal.core.retention import Retention
 
-    if not match.count:
-        return _Plan(source, partition, None, match)
-    begin, end = match.leaves.ranges[0][0], match.leaves.end
-    leaves = join_ranges(match.leaves, vault.copy_leaf_indexes(source.name, incarnation, begin, end))
-    retention = Retention(source.name, incarnation, match.count, leaves, partition.relation)
-    return _Plan(source, partition, retention, match)
+    retentions: list[Retention] = []
+    if match.count:
+        begin, end = match.leaves.ranges[0][0], match.leaves.end
+        for number in range(1, incarnation + 1):
+            own = list(vault.copy_leaf_indexes(source.name, number, begin, end))
+            if count := sum(leaf in match.leaves for leaf in own):
+                leaves = join_ranges(match.leaves, own)
+                retentions.append(Retention(source.name, number, count, leaves, partition.relation))
+    return _Plan(source, partition, retentions, match)
 
 
 def _find_obstacles(report: "Report") -> bool:
@@ -324,8 +330,8 @@ def _print(outcome: _Outcome, *, is_clean: bool, dry_run: bool) -> None:
             {
                 "trail": plan.source.name,
                 "relation": plan.partition.relation,
-                "records": plan.retention.count if plan.retention else 0,
-                "leaves": [list(pair) for pair in plan.retention.leaves] if plan.retention else [],
+                "records": plan.count,
+                "leaves": [list(pair) for one in plan.retentions for pair in one.leaves],
             }
             for plan in outcome.dropped
         ],
@@ -346,7 +352,7 @@ def _show(outcome: _Outcome, settings: "Settings", *, dry_run: bool) -> None:
         show_findings(outcome.report)
         return
     for plan in outcome.dropped:
-        count = format_count(plan.retention.count if plan.retention else 0, "record")
+        count = format_count(plan.count, "record")
         words = f"{printable(plan.partition.relation)} of trail {printable(plan.source.name)}, {count}"
         say(*(("would drop ", words) if dry_run else (("✓", "green"), f" dropped {words}")))
     for one in outcome.kept:

@@ -61,11 +61,13 @@ def verify_all(
     kept: "FileKeptCheckpoint",
     *,
     quiet: bool,
+    trails: bool = True,
     look_closer: "Callable[[Verifier, VaultRows], None] | None" = None,
 ) -> "tuple[Report, dict[str, int]]":
     """Return the report, and how many rows of each trail were compared.
 
-    ``look_closer`` is called with the verifier when the trails have been compared, and with the vault.
+    Without ``trails`` only vault and ledger are looked at. ``look_closer`` is called with the verifier when the trails
+    have been compared, and with the vault.
 
     Raises ``ConflictError`` while ``pgseal retain`` drops what this would miss, and others as the verifier.
     """
@@ -89,7 +91,8 @@ def verify_all(
         # Before the ledger is read: a sealer at work publishes newer ones all the time.
         verifier.check_checkpoint(read_published(settings.state))
         verifier.check_leaves(vault)
-        _check_trails(verifier, settings, rows)
+        if trails:
+            _check_trails(verifier, settings, rows)
         if look_closer is not None:
             look_closer(verifier, vault)
         return verifier.finish(), rows
@@ -169,6 +172,10 @@ def _show(report: "Report", rows: dict[str, int], kept_on: str | None) -> None:
         say(
             f"  {format_count(count, 'more record')} of trail {printable(name)} dropped past their retention, as sealed"
         )
+    for one in report.recovered:
+        lost = f"{format_count(one.lost_count, 'sealed record')} gone from it" if one.lost_count else "nothing lost"
+        name = f"trail {printable(one.trail)}"
+        say(f"  {name} is at incarnation {one.incarnation}, {one.kind.replace('_', ' ')}: {lost}, as sealed")
     if report.waiting:
         say(f"  {format_count(report.waiting, 'row')} not sealed yet:  pgseal seal")
     for name in report.unchecked_trails:

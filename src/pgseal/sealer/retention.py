@@ -10,7 +10,7 @@ from pgseal.core.retention import MAX_DATA_BYTES, RETENTION, Retention
 from pgseal.errors import ConflictError, StorageError, UnavailableError
 from pgseal.ledger.reader import LedgerReader
 from pgseal.ledger.store import DirectoryStore
-from pgseal.sealer.retained import read_retentions
+from pgseal.sealer.explained import read_retentions
 from pgseal.sealer.seal import Sealer
 from pgseal.settings import VAULT_TRAIL, Settings
 from pgseal.vault.store import VaultStore

@@ -16,7 +16,7 @@ carries on from; the letters name the windows.
 
 import json
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Container, Generator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass, replace
 from datetime import UTC, datetime
@@ -44,6 +44,7 @@ from pgseal.ledger.writer import LedgerWriter
 from pgseal.postgres import connect, read_version, translated_errors
 from pgseal.sealer.ahead import read_ahead
 from pgseal.sealer.encode import EncodedChunk, MalformedRow
+from pgseal.sealer.incarnation import encode_new
 from pgseal.sealer.startup import check_feed, check_last_rows, check_vault_size, read_pending
 from pgseal.sealer.state import SealerState
 from pgseal.sealer.trails import (
@@ -53,6 +54,7 @@ from pgseal.sealer.trails import (
     OpenTrail,
     TrailAddress,
     TrailLostError,
+    losing,
     open_trail,
     to_row,
     trail_addresses,
@@ -108,11 +110,12 @@ class Sealer:
         self._ledger: LedgerWriter
 
     @classmethod
-    def open(cls, settings: Settings, report: Report = lambda _: None) -> "Sealer":
+    def open(cls, settings: Settings, report: Report = lambda _: None, *, without: Container[str] = ()) -> "Sealer":
         """Lock, check every side against the last checkpoint, and finish what a crash left undone.
 
         A source that cannot be reached is left for later, unless the vault holds rows of it that are not signed yet.
-        ``report`` gets one line when a source is lost and one when it is back.
+        ``report`` gets one line when a source is lost and one when it is back. The trails ``without`` are left out, for
+        ``pgseal recover``: rows of them that the vault holds are signed, though the trail may no longer have them.
 
         Raises:
             ConflictError: another sealer is at work.
@@ -134,7 +137,7 @@ class Sealer:
             sealer = cls(settings, stack, vault, state, report)
             stack.callback(sealer._close_trails)
             with sealer._noting_findings():
-                sealer._recover(settings)
+                sealer._recover(settings, without)
         except BaseException:
             stack.close()
             raise
@@ -158,7 +161,17 @@ class Sealer:
         """The newest checkpoint."""
         return SealResult(self._origin, self._checkpoint.size, self._checkpoint.root, 0)
 
-    def _recover(self, settings: Settings) -> None:
+    @property
+    def vault(self) -> VaultStore:
+        """The vault, which nobody else may write to."""
+        return self._vault
+
+    @property
+    def ledger(self) -> LedgerReader:
+        """The ledger, up to ``result.size``."""
+        return self._reader
+
+    def _recover(self, settings: Settings, without: Container[str]) -> None:
         if self._state.read_checkpoint() is None:
             prepare_directory(settings.ledger, settings.origin)
         else:
@@ -171,14 +184,16 @@ class Sealer:
         self._ledger = LedgerWriter.open(store, self._checkpoint.size, self._checkpoint.root)
         count = check_vault_size(self._vault, self._checkpoint.size)
         for address in trail_addresses(settings):
-            self._open_trail(address)
+            if address.name not in without:
+                self._open_trail(address)
         if self._note is None:
             self._sign()
         else:
             # Window C–D: what is kept may not be published yet. The same bytes, never a second signature.
             self._publish(self._note)
         # Windows A–B and B–C: the vault is ahead.
-        for leaves in read_pending(self._vault, self._trails, self._lost, self._checkpoint.size, count):
+        pending = read_pending(self._vault, self._trails, self._lost, self._checkpoint.size, count, unchecked=without)
+        for leaves in pending:
             self._ledger.append(leaves)
         if self._ledger.size > self._checkpoint.size:
             self._sign()
@@ -277,7 +292,7 @@ class Sealer:
             self._forget_finding()
 
     def _seal_all(self, progress: Progress | None, stop: Event | None) -> SealResult:
-        for trail in list(self._trails.values()):
+        for trail in self._in_turn():
             if stop is not None and stop.is_set():
                 # Not another trail either: a chunk may be kept in the vault that the ledger does not have yet.
                 break
@@ -294,11 +309,18 @@ class Sealer:
         sealed, self._reported_size = self._checkpoint.size - self._reported_size, self._checkpoint.size
         return SealResult(self._origin, self._checkpoint.size, self._checkpoint.root, sealed)
 
+    def _in_turn(self) -> list[OpenTrail]:
+        """Return the trails in sealing order; the vault's own comes first, too, if it says why another begins anew."""
+        trails = list(self._trails.values())
+        if any(trail.state.begins_incarnation for trail in trails):
+            trails.insert(0, self._trails[VAULT_TRAIL])
+        return trails
+
     def _seal_trail(self, trail: OpenTrail) -> Generator[int, None, None]:
         if trail.state.pending is not None:
             # A crash broke this batch off; what was committed after its snapshot belongs to the next one.
             yield from self._seal_batch(trail, trail.state)
-        with _losing(trail):
+        with losing(trail):
             begun = trail.feed.begin(trail.state)
         if begun is not None:
             yield from self._seal_batch(trail, begun)
@@ -307,9 +329,13 @@ class Sealer:
         """Seal what is left of a batch; yields the number of records sealed, chunk by chunk."""
         known_ids: set[int] | None = None
         while begun.pending is not None:
-            encoded = _encode_chunks(trail, begun, self._ledger.size, known_ids)
+            if begun.begins_incarnation:
+                keeping = self._keep_chunks(encode_new(self._vault, trail, begun, self._ledger.size, known_ids))
+            else:
+                encoded = _encode_chunks(trail, begun, self._ledger.size, known_ids)
+                keeping = read_ahead(self._keep_chunks(read_ahead(encoded)))
             try:
-                with closing(read_ahead(self._keep_chunks(read_ahead(encoded)))) as kept:
+                with closing(keeping) as kept:
                     for chunk, after in kept:
                         # Window A–B.
                         begun = trail.state = after
@@ -365,23 +391,12 @@ class Sealer:
         self._state.note_published(note)
 
 
-@contextmanager
-def _losing(trail: OpenTrail) -> Generator[None, None, None]:
-    """Tell a source that cannot be read now from everything else that cannot."""
-    try:
-        yield
-    except UnavailableError as error:
-        if trail.name == VAULT_TRAIL:
-            raise
-        raise TrailLostError(str(error)) from error
-
-
 def _encode_chunks(
     trail: OpenTrail, begun: FeedState, leaf_index: int, known_ids: set[int] | None
 ) -> Generator[_Chunk, None, None]:
     """Read and encode chunk after chunk; yields each with the state after it. With ``known_ids`` only the first."""
     while begun.pending is not None:
-        with _losing(trail), closing(trail.feed.read_chunk(begun, CHUNK_ROWS)) as rows:
+        with losing(trail), closing(trail.feed.read_chunk(begun, CHUNK_ROWS)) as rows:
             chunk = trail.encoder.encode(rows, leaf_index, known_ids)
         begun = replace(begun, position=max(begun.position, chunk.last_id))
         if chunk.rows < CHUNK_ROWS and not chunk.is_full:
@@ -393,5 +408,5 @@ def _encode_chunks(
 
 
 def _read_ids(trail: OpenTrail, begun: FeedState) -> list[int]:
-    with _losing(trail), closing(trail.feed.read_chunk(begun, CHUNK_ROWS)) as rows:
+    with losing(trail), closing(trail.feed.read_chunk(begun, CHUNK_ROWS)) as rows:
         return [read_id(row) for row in rows]

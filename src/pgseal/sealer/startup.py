@@ -8,12 +8,12 @@
 - what the vault holds beyond the signed size (a crash came between): gapless, and equal to the trails' rows
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
 
 from pgseal.core.leaf import LeafBuilder
-from pgseal.core.retention import LeafRanges
+from pgseal.core.ranges import LeafRanges
 from pgseal.errors import (
     AlteredRecordError,
     FatalSealError,
@@ -23,9 +23,10 @@ from pgseal.errors import (
     RollbackError,
 )
 from pgseal.ledger.reader import LedgerReader
-from pgseal.sealer.retained import read_retained
+from pgseal.sealer.explained import read_recoveries, read_retained
+from pgseal.sealer.incarnation import check_incarnation, find_lost
 from pgseal.sealer.trails import LostTrail, OpenTrail
-from pgseal.trail.feed import PollFeed
+from pgseal.trail.feed import FeedState, PollFeed
 from pgseal.trail.floors import check_floors
 from pgseal.trail.rows import HeadCache
 from pgseal.vault.rows import VaultRow, parse_row
@@ -54,18 +55,14 @@ def check_last_rows(vault: VaultStore, ledger: LedgerReader, trail: OpenTrail, s
         AlteredRecordError: the vault's row does not give the ledger's entry.
         RollbackError: the trail no longer has the row, or has another; or the feed's state was set back.
     """
-    sealed_as = vault.read_newest_incarnation(trail.name)
-    if sealed_as not in {None, trail.state.incarnation}:
-        raise RollbackError(
-            f"the vault's records of trail {trail.name!r} are of incarnation {sealed_as}, but vault.feed says "
-            f"{trail.state.incarnation}, and no sealed record says why: it was altered; restore it, nothing was sealed",
-            where="vault", trail=trail.name,
-        )  # fmt: skip
+    recoveries = read_recoveries(vault, ledger, signed_size, trail.name)
+    check_incarnation(vault, trail.state, recoveries)
     leaves = LeafBuilder()
-    lines = vault.read_last_lines(trail.name, trail.state.incarnation, signed_size, _LAST_ROWS)
-    rows = [_parse(line, leaves) for line in lines]
+    rows = [_parse(line, leaves) for line in _read_last_lines(vault, trail.state, signed_size, find_lost(recoveries))]
     for row in rows:
-        if not trail.state.has_handed_on(row.id, row.xid):
+        # The first batch of an incarnation comes by the rows of those before it once more.
+        is_read_again = trail.state.begins_incarnation and row.incarnation < trail.state.incarnation
+        if not is_read_again and not trail.state.has_handed_on(row.id, row.xid):
             raise RollbackError(
                 f"the vault no longer knows that record {row.trail}/{row.id} was sealed, as leaf {row.leaf_index}: "
                 "vault.feed was set back or emptied; restore it, nothing was sealed",
@@ -80,7 +77,7 @@ def check_last_rows(vault: VaultStore, ledger: LedgerReader, trail: OpenTrail, s
     for row, content in _with_trail(trail.feed, rows):
         if content is None:
             if retained is None:
-                retained = read_retained(vault, ledger, signed_size, trail.name, trail.state.incarnation)
+                retained = read_retained(vault, ledger, signed_size, trail.name)
             if row.leaf_index in retained:
                 continue  # nothing was written for longer than rows are kept
         if content != row.content:
@@ -90,6 +87,20 @@ def check_last_rows(vault: VaultStore, ledger: LedgerReader, trail: OpenTrail, s
                 "the source was restored to an earlier state or someone edited its trail; nothing was sealed",
                 where="trail", trail=row.trail, record_id=row.id, leaf_index=row.leaf_index,
             )  # fmt: skip
+
+
+def _read_last_lines(vault: VaultStore, state: FeedState, signed_size: int, lost: LeafRanges) -> list[bytes]:
+    """Return the last rows of a trail that it must have, of its newest incarnation first."""
+    lines: list[bytes] = []
+    below = signed_size
+    for incarnation in range(state.incarnation, 0, -1):
+        found = vault.read_last_lines(state.trail, incarnation, below, _LAST_ROWS)
+        lines += [line for line in found if int(line.partition(b"\t")[0]) not in lost]
+        if len(lines) >= _LAST_ROWS:
+            break
+        # Before what a restore took away, nothing is missing.
+        below = min([below, *(begin for begin, _ in lost.ranges)])
+    return lines
 
 
 def check_feed(vault: VaultStore, trail: OpenTrail) -> None:
@@ -106,6 +117,8 @@ def check_feed(vault: VaultStore, trail: OpenTrail) -> None:
     with closing(trail.feed.read_handed_on(state)) as lines:
         while ids := [int(line) for line in islice(lines, _ROWS_AT_ONCE)]:
             missing = set(ids) - vault.find_known_ids(state.trail, state.incarnation, ids)
+            if state.begins_incarnation:
+                missing -= vault.find_known_ids(state.trail, state.incarnation, ids, earlier=True)
             missing -= vault.find_malformed_ids(state.trail, state.incarnation, sorted(missing))
             if missing:
                 record_id = min(missing)
@@ -123,8 +136,12 @@ def read_pending(
     lost: Mapping[str, LostTrail],
     signed_size: int,
     count: int,
+    *,
+    unchecked: Container[str] = (),
 ) -> Iterator[list[bytes]]:
     """Yield the leaves of vault rows beyond the signed size, each compared with its trail's row.
+
+    Those of the trails ``unchecked`` are not compared: what is missing there a RECOVER record will say.
 
     Raises:
         UnavailableError: a trail that has such rows cannot be reached.
@@ -139,7 +156,7 @@ def read_pending(
             if row.leaf_index != expected:
                 raise FatalSealError(f"the vault has no row for leaf {expected}, but one for leaf {row.leaf_index}")
             expected += 1
-        _compare_pending(batch, trails, lost)
+        _compare_pending([row for row in batch if row.trail not in unchecked], trails, lost)
         yield [row.leaf_data for row in batch]
 
 

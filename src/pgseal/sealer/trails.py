@@ -1,6 +1,8 @@
 """The trails a configuration names: the vault's own and one for each source; open, or lost for a while."""
 
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pgseal.errors import AlteredRecordError, ConfigError, UnavailableError
@@ -73,6 +75,17 @@ class LostTrail:
         self.retry_at = time.monotonic() + self.pause_seconds
 
 
+@contextmanager
+def losing(trail: OpenTrail) -> Generator[None, None, None]:
+    """Tell a source that cannot be read now from everything else that cannot: raises ``TrailLostError``."""
+    try:
+        yield
+    except UnavailableError as error:
+        if trail.name == VAULT_TRAIL:
+            raise
+        raise TrailLostError(str(error)) from error
+
+
 def open_trail(address: TrailAddress, vault: VaultStore) -> OpenTrail:
     """Connect a trail, check that it is the server that was sealed from, and make its partitions.
 
@@ -123,6 +136,7 @@ def to_state(row: FeedRow) -> FeedState:
     return FeedState(
         row.trail, row.incarnation, row.snapshot, row.pending, row.position,
         tuple(zip(flat[::2], flat[1::2], strict=True)), row.pending_last_id, identity, row.flush_lsn,
+        row.base_id,
     )  # fmt: skip
 
 
@@ -133,4 +147,5 @@ def to_row(state: FeedState) -> FeedRow:
         state.trail, state.incarnation, state.snapshot, state.pending, state.position,
         [number for pair in state.floors for number in pair], state.pending_last_id,
         identity.system_identifier if identity else None, identity.timeline if identity else None, state.flush_lsn,
+        state.base_id,
     )  # fmt: skip

@@ -18,6 +18,10 @@ assigned when the sequence was read has only ids above what it stood at. Pairs (
 xid of at least xmax has ids above that one, are kept as ``floors``. A snapshot's own xmax does not say that: it is one
 above the newest *completed* xid, and transactions above it may be running and have drawn ids. So between reading the
 sequence and taking the snapshot the feed completes an xid of its own.
+
+A new incarnation (``pgseal recover``) begins with the empty snapshot: its first batch is every row there is, and the
+sealer passes over those that are sealed already. Where the server's xids began anew, those of rows up to ``base_id``
+are another server's and say nothing: these rows belong to the first batch, and to no later one.
 """
 
 from collections.abc import Generator, Sequence
@@ -74,7 +78,8 @@ class FeedState:
 
     ``snapshot`` is A. ``pending`` is B of a batch under way, of which ids up to ``position`` are kept. ``floors`` are
     pairs (xmax of an earlier snapshot, last id drawn before it), rising. ``identity`` and ``flush_lsn`` say what the
-    server was and had made durable; None before the first batch.
+    server was and had made durable; None before the first batch. ``base_id`` is the last id whose row may have another
+    server's xid; 0 if none has.
     """
 
     trail: str
@@ -86,30 +91,43 @@ class FeedState:
     pending_last_id: int = 0
     identity: ServerIdentity | None = None
     flush_lsn: str = "0/0"
+    base_id: int = 0
+
+    @property
+    def begins_incarnation(self) -> bool:
+        """Whether what is read now may be sealed already, under an earlier incarnation."""
+        return self.incarnation > 1 and self.snapshot == EMPTY_SNAPSHOT
 
     def has_handed_on(self, record_id: int, xid: int) -> bool:
         """Return whether a record is among those that were handed on."""
+        if record_id <= self.base_id:
+            return not self.begins_incarnation or record_id <= self.position
         if Snapshot.parse(self.snapshot).shows(xid):
             return True
         return self.pending is not None and record_id <= self.position and Snapshot.parse(self.pending).shows(xid)
 
 
+def find_other_server(state: FeedState, identity: ServerIdentity) -> str | None:
+    """Return in what a server differs from the one that ``state`` was kept of; None if it is the same."""
+    if state.identity is None:
+        return None
+    if identity.system_identifier != state.identity.system_identifier:
+        return f"expected system identifier {state.identity.system_identifier}, got {identity.system_identifier}"
+    if identity.timeline != state.identity.timeline:
+        return f"expected timeline {state.identity.timeline}, got {identity.timeline}"
+    return None
+
+
 def check_identity(state: FeedState, identity: ServerIdentity, *, side: str) -> None:
     """Check that a server is the one that ``state`` was kept of; raises ``RollbackError``."""
-    if state.identity is None:
-        return
-    if identity.system_identifier != state.identity.system_identifier:
-        detail = f"expected system identifier {state.identity.system_identifier}, got {identity.system_identifier}"
-        raise _make_rollback(state, detail, side=side)
-    if identity.timeline != state.identity.timeline:
-        detail = f"expected timeline {state.identity.timeline}, got {identity.timeline}"
-        raise _make_rollback(state, detail, side=side)
+    if (found := find_other_server(state, identity)) is not None:
+        raise _make_rollback(state, found, side=side)
 
 
 def _make_rollback(state: FeedState, detail: str, *, side: str) -> RollbackError:
     return RollbackError(
         f"{side} is not the server that was sealed from, or was restored to an earlier state: {detail}; nothing was "
-        "sealed; keep vault and ledger as they are, and read the how-to on restoring",
+        f"sealed; if it was restored, upgraded or failed over: pgseal recover {state.trail}",
         where="trail",
         trail=state.trail,
     )
@@ -137,6 +155,14 @@ class PollFeed:
         Raises ``RollbackError``; ``AlteredRecordError`` if something hides rows of the trail. (That the last sealed
         rows are still there, byte for byte, the sealer checks.)
         """
+        for sign in self.find_signs(state):
+            raise _make_rollback(state, sign, side=self._side)
+
+    def find_signs(self, state: FeedState) -> list[str]:
+        """Return what says that the source is not the server that ``state`` was kept of, or an earlier state of it.
+
+        Raises ``AlteredRecordError`` if something hides rows of the trail.
+        """
         with self._errors():
             check_trail_shape(self._connection, side=self._side, trail=state.trail)
             identity = read_identity(self._connection)
@@ -145,22 +171,24 @@ class PollFeed:
                 "pg_snapshot_xmax(pg_current_snapshot())::text::bigint < %s",
                 [state.flush_lsn, Snapshot.parse(state.pending or state.snapshot).xmax],
             ).fetchone()
-            drawn = int(
-                str(self._scalar("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM audit.record_id_seq"))
-            )
+            drawn = self.read_last_id()
         if state.identity is None or row is None:
-            return
-        check_identity(state, identity, side=self._side)
+            return []
+        if (other := find_other_server(state, identity)) is not None:
+            return [other]  # and so the rest cannot be compared
+        signs: list[str] = []
         if row[1]:
-            raise self._rollback(state, f"its write-ahead log ends before {state.flush_lsn}, which was durable")
+            signs.append(f"its write-ahead log ends before {state.flush_lsn}, which was durable")
         if row[2]:
-            raise self._rollback(state, "its transaction counter is behind what was sealed")
+            signs.append("its transaction counter is behind what was sealed")
         last_id = max((state.pending_last_id, *(last_id for _, last_id in state.floors)))
         if last_id > drawn:
-            raise self._rollback(state, f"its sequence of ids stands at {drawn}, vault.feed knows of id {last_id}")
+            signs.append(f"its sequence of ids stands at {drawn}, vault.feed knows of id {last_id}")
+        return signs
 
-    def _rollback(self, state: FeedState, detail: str) -> RollbackError:
-        return _make_rollback(state, detail, side=self._side)
+    def read_last_id(self) -> int:
+        """Return the last id that was drawn; 0 if none was."""
+        return int(str(self._scalar("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM audit.record_id_seq")))
 
     def maintain(self) -> None:
         """Make the trail's partitions well ahead of time."""
@@ -181,21 +209,26 @@ class PollFeed:
             if not self._scalar(sql.SQL("SELECT EXISTS (SELECT FROM audit.record AS r WHERE {})").format(condition)):
                 return None
             # In this order, in statements (and so transactions) of their own: see the module's word on ``floors``.
-            last_id = self._scalar("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM audit.record_id_seq")
+            last_id = self.read_last_id()
             self._scalar("SELECT pg_current_xact_id()")
             snapshot = self._read_snapshot()
-            begun = replace(state, pending=snapshot, position=0, pending_last_id=int(str(last_id)))
-            self._make_durable()
-            flush_lsn = str(self._scalar("SELECT pg_current_wal_flush_lsn()"))
-            return replace(begun, identity=read_identity(self._connection), flush_lsn=flush_lsn)
+            begun = replace(state, pending=snapshot, position=0, pending_last_id=last_id)
+            return replace(begun, flush_lsn=self.make_durable(), identity=read_identity(self._connection))
 
     def _read_snapshot(self) -> str:
         return str(self._scalar("SELECT pg_current_snapshot()"))
 
-    def _make_durable(self) -> None:
-        # An own commit with WAL: whatever B shows was written before it, so it is durable once this returns.
+    def make_durable(self) -> str:
+        """Make durable in the source all that this connection has seen; return up to where its WAL is."""
+        # An own commit with WAL: whatever was seen was written before it, so it is durable once this returns.
         self._connection.execute("SET synchronous_commit = on")
         self._connection.execute("SELECT pg_logical_emit_message(true, 'pgseal', 'durable')")
+        return str(self._scalar("SELECT pg_current_wal_flush_lsn()"))
+
+    def read_running(self) -> frozenset[int]:
+        """Return the transactions that are open and had an xid before this was called."""
+        self._scalar("SELECT pg_current_xact_id()")  # so that the snapshot's xmax is above theirs
+        return Snapshot.parse(self._read_snapshot()).running
 
     def read_chunk(self, state: FeedState, limit: int) -> Generator[bytes, None, None]:
         """Yield up to ``limit`` rows (``SEALED_COLUMNS``, binary COPY) of the batch after ``position``, by id."""
@@ -228,12 +261,13 @@ class PollFeed:
             floor, _ = self._find_floor(replace(state, pending=self._read_snapshot()))
             query = sql.SQL(
                 "SELECT count(*) FROM audit.record AS r WHERE r.id > least({floor}, (SELECT min(n.id) - 1 FROM ("
-                "SELECT id FROM audit.record ORDER BY id DESC LIMIT {limit}) AS n)) "
+                "SELECT id FROM audit.record ORDER BY id DESC LIMIT {limit}) AS n)) AND r.id > {base} "
                 "AND NOT pg_visible_in_snapshot(r.xid, {snapshot}::pg_snapshot) "
                 "AND NOT (r.id <= {position} AND pg_visible_in_snapshot(r.xid, {batch}::pg_snapshot))"
             ).format(
                 floor=sql.Literal(floor),
                 limit=sql.Literal(_DISTRUSTED_ROWS),
+                base=sql.Literal(0 if state.begins_incarnation else state.base_id),
                 snapshot=sql.Literal(state.snapshot),
                 position=sql.Literal(state.position),
                 batch=sql.Literal(state.pending or state.snapshot),
@@ -255,15 +289,19 @@ class PollFeed:
 
     def _condition(self, state: FeedState) -> sql.Composed:
         floor, finished = self._find_floor(state)
-        return sql.SQL(
-            "r.id > {floor} AND ((r.xid >= {xmax}::xid8 AND pg_visible_in_snapshot(r.xid, {after}::pg_snapshot)) "
+        condition = sql.SQL(
+            "((r.xid >= {xmax}::xid8 AND pg_visible_in_snapshot(r.xid, {after}::pg_snapshot)) "
             "OR r.xid = ANY({finished}::text[]::xid8[]))",
         ).format(
-            floor=sql.Literal(max(floor, state.position)),
             xmax=sql.Literal(str(Snapshot.parse(state.snapshot).xmax)),
             after=sql.Literal(state.pending),
             finished=sql.Literal([str(xid) for xid in finished]),
         )
+        if state.base_id and state.begins_incarnation:
+            condition = sql.SQL("(r.id <= {} OR {})").format(sql.Literal(state.base_id), condition)
+        elif state.base_id:
+            floor = max(floor, state.base_id)
+        return sql.SQL("r.id > {} AND {}").format(sql.Literal(max(floor, state.position)), condition)
 
     def _find_floor(self, state: FeedState) -> tuple[int, list[int]]:
         """Return an id below every id of the batch, and the transactions that ended between its snapshots."""

@@ -83,8 +83,9 @@ def _format_query(state: FeedState, limits: list[tuple[int, int]]) -> sql.Compos
         "SELECT count(*), min(r.id), count(*) FILTER (WHERE w.waits), min(r.id) FILTER (WHERE w.waits) "
         "FROM audit.record AS r CROSS JOIN LATERAL (SELECT NOT pg_visible_in_snapshot(r.xid, {snapshot}::pg_snapshot) "
         "AND NOT (r.id <= {position} AND pg_visible_in_snapshot(r.xid, {pending}::pg_snapshot)) AS waits) AS w "
-        "WHERE r.id <= {top} AND r.xid >= CASE {cases} END",
+        "WHERE r.id > {base} AND r.id <= {top} AND r.xid >= CASE {cases} END",
     ).format(
+        base=sql.Literal(state.base_id),  # of these xids nothing is known
         snapshot=sql.Literal(state.snapshot),
         pending=sql.Literal(state.pending or state.snapshot),
         position=sql.Literal(state.position),

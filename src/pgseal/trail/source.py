@@ -16,7 +16,7 @@ from pgseal.trail.shape import check_trail_shape
 
 @dataclass(frozen=True, slots=True)
 class TrailRows:
-    """A ``TrailSource``: one incarnation of a trail, seen with the state its feed had when this was made.
+    """A ``TrailSource``: a trail, seen with the state its feed had when this was made.
 
     ``damage`` says why that state, as the vault has it, could be read in part only. With ``partition``, the name of one
     or of what was one, only its rows are given; then ``connection`` is the owner's.
@@ -35,8 +35,13 @@ class TrailRows:
 
     @property
     def incarnation(self) -> int:
-        """The incarnation its rows belong to."""
+        """The incarnation that new rows belong to."""
         return self.state.incarnation
+
+    @property
+    def base_id(self) -> int:
+        """The last id whose row may have another server's xid, as the vault notes it; 0 if none has."""
+        return self.state.base_id
 
     def check_feed(self) -> None:
         """Check that nothing hides rows, that this is the server, and what the vault notes of how far they were read.
@@ -62,10 +67,13 @@ class TrailRows:
         with translated_errors(self.side, role=SEALER):
             is_known = state.identity in {None, read_identity(self.connection)}
         query = sql.SQL(
-            "SELECT {is_known} AND (pg_visible_in_snapshot(r.xid, {snapshot}::pg_snapshot) "
+            "SELECT {is_known} AND CASE WHEN r.id <= {base} THEN {base_is_sealed} OR r.id <= {position} ELSE "
+            "pg_visible_in_snapshot(r.xid, {snapshot}::pg_snapshot) "
             "OR (pg_visible_in_snapshot(r.xid, {pending}::pg_snapshot) AND r.id <= {position}) "
-            "OR r.xid >= pg_snapshot_xmax(pg_current_snapshot())), {columns} FROM {rows} AS r ORDER BY r.id",
+            "OR r.xid >= pg_snapshot_xmax(pg_current_snapshot()) END, {columns} FROM {rows} AS r ORDER BY r.id",
         ).format(
+            base=sql.Literal(state.base_id),
+            base_is_sealed=sql.Literal(not state.begins_incarnation),
             is_known=sql.Literal(is_known),
             rows=self._format_rows(),
             snapshot=sql.Literal(state.snapshot),

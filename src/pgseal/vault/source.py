@@ -60,24 +60,60 @@ class VaultRows:
             ).fetchone()
         return row[0] if row else 0
 
-    def copy_leaf_indexes(self, trail: str, incarnation: int, begin: int, end: int) -> Iterator[int]:
-        """Yield the leaf indexes of these rows, rising."""
+    def copy_leaf_indexes(
+        self, trail: str, incarnation: int, begin: int, end: int, *, or_earlier: bool = False
+    ) -> Iterator[int]:
+        """Yield the leaf indexes of these rows, rising; ``or_earlier``: and of those of earlier incarnations."""
         query = sql.SQL(
             "SELECT leaf_index FROM vault.record WHERE leaf_index >= {} AND leaf_index < {} AND trail = {} "
-            "AND incarnation = {} ORDER BY leaf_index"
-        ).format(sql.Literal(begin), sql.Literal(end), sql.Literal(trail), sql.Literal(incarnation))
+            "AND incarnation {} {} ORDER BY leaf_index"
+        ).format(
+            sql.Literal(begin), sql.Literal(end), sql.Literal(trail),
+            sql.SQL("<=" if or_earlier else "="), sql.Literal(incarnation),
+        )  # fmt: skip
         return map(int, copy_lines(self._connect("rows"), query, side="vault", role=self.role))
 
+    def find_left_of_transactions(
+        self, trail: str, gone: Sequence[tuple[int, int]], explained: Sequence[tuple[int, int]]
+    ) -> tuple[int, int, int] | None:
+        """Find a transaction with rows in the leaf ranges ``gone`` and others neither there nor in ``explained``.
+
+        Returns id and leaf index of one that is gone, and the id of one that is left; None if there is no such.
+        """
+        with translated_errors("vault", role=self.role):
+            return (
+                self._connect("rows")
+                .execute(
+                    "WITH gone AS MATERIALIZED ("
+                    "SELECT r.incarnation, r.xid, min(r.id) AS id, min(r.leaf_index) AS leaf "
+                    "FROM unnest(%(gone)s::int8multirange) AS g "
+                    "JOIN vault.record AS r ON r.leaf_index >= lower(g) AND r.leaf_index < upper(g) "
+                    "WHERE r.trail = %(trail)s GROUP BY r.incarnation, r.xid) "
+                    "SELECT gone.id, gone.leaf, r.id FROM gone JOIN vault.record AS r USING (incarnation, xid) "
+                    "WHERE r.trail = %(trail)s AND NOT r.leaf_index <@ %(gone)s::int8multirange "
+                    "AND NOT r.leaf_index <@ %(explained)s::int8multirange ORDER BY gone.leaf LIMIT 1",
+                    {"trail": trail, "gone": _multirange(gone), "explained": _multirange(explained)},
+                )
+                .fetchone()
+            )
+
     def copy_trail(self, trail: str, incarnation: int, ids: tuple[int, int] | None = None) -> Iterator[bytes]:
-        """Yield COPY lines of one incarnation of a trail: leaf_index, id, time to relation, actor, data; by id.
+        """Yield COPY lines of a trail up to an incarnation: leaf_index, id, time to relation, actor, data; by id.
 
         With ``ids`` only those from the first to the second.
         """
         within = sql.SQL(" AND id >= {} AND id <= {}").format(*map(sql.Literal, ids)) if ids else sql.SQL("")
         query = sql.SQL(
             "SELECT leaf_index, id, time, xid, source, category, action, outcome, relation, actor, data "
-            "FROM vault.record WHERE trail = {} AND incarnation = {}{} ORDER BY id",
-        ).format(sql.Literal(trail), sql.Literal(incarnation), within)
+            "FROM vault.record WHERE trail = {} AND incarnation {} {}{} ORDER BY id{}",
+        ).format(
+            sql.Literal(trail),
+            # With one incarnation the index gives the order; with several there is something to sort.
+            sql.SQL("=") if incarnation == 1 else sql.SQL("<="),
+            sql.Literal(incarnation),
+            within,
+            sql.SQL("") if incarnation == 1 else sql.SQL(", incarnation"),
+        )
         return copy_lines(self._connect("trail"), query, side="vault", role=self.role)
 
     def _connect(self, purpose: str) -> Connection:
@@ -92,3 +128,7 @@ class VaultRows:
         """Close the connections there are."""
         while self._connections:
             self._connections.popitem()[1].close()
+
+
+def _multirange(ranges: Sequence[tuple[int, int]]) -> str:
+    return "{" + ",".join(f"[{begin},{end})" for begin, end in ranges) + "}"

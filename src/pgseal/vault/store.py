@@ -49,10 +49,12 @@ class FeedRow:
     system_identifier: int | None
     timeline: int | None
     flush_lsn: str
+    base_id: int
 
 
 _FEED_COLUMNS: LiteralString = (
-    'trail, incarnation, snapshot, pending, "position", floors, pending_last_id, system_identifier, timeline, flush_lsn'
+    'trail, incarnation, snapshot, pending, "position", floors, pending_last_id, system_identifier, timeline, '
+    "flush_lsn, base_id"
 )
 
 
@@ -152,11 +154,12 @@ class VaultStore:
             yield copy
             copy.write(TRAILER)
 
-    def find_known_ids(self, trail: str, incarnation: int, ids: Sequence[int]) -> set[int]:
-        """Return those of ``ids`` that the vault has already."""
+    def find_known_ids(self, trail: str, incarnation: int, ids: Sequence[int], *, earlier: bool = False) -> set[int]:
+        """Return those of ``ids`` that the vault has already; ``earlier``: under an incarnation before this one."""
         with self._errors():
             rows = self._connection.execute(
-                "SELECT id FROM vault.record WHERE trail = %s AND incarnation = %s AND id = ANY(%s)",
+                f"SELECT id FROM vault.record WHERE trail = %s AND incarnation {'<' if earlier else '='} %s "  # noqa: S608
+                "AND id = ANY(%s)",
                 [trail, incarnation, list(ids)],
             ).fetchall()
         return {row[0] for row in rows}
@@ -188,13 +191,21 @@ class VaultStore:
             role=SEALER,
         )
 
-    def read_retentions(self, below: int) -> list[bytes]:
-        """Return the COPY lines of the vault's own RETENTION records whose leaf index is less than ``below``."""
+    def read_acts(self, action: str, below: int) -> list[bytes]:
+        """Return the COPY lines of the vault's own records of ``action`` whose leaf index is less than ``below``."""
         query = sql.SQL(
-            "SELECT {} FROM vault.record WHERE source = 'system' AND action = 'RETENTION' AND trail = {} "
+            "SELECT {} FROM vault.record WHERE source = 'system' AND action = {} AND trail = {} "
             "AND leaf_index < {} ORDER BY leaf_index"
-        ).format(sql.SQL(COLUMNS), sql.Literal(VAULT_TRAIL), sql.Literal(below))
+        ).format(sql.SQL(COLUMNS), sql.Literal(action), sql.Literal(VAULT_TRAIL), sql.Literal(below))
         return list(copy_lines(self._connection, query, side=self._side, role=SEALER))
+
+    def read_recorded_acts(self, action: str) -> list[str]:
+        """Return the data of acts as they stand in the vault's trail, sealed or not, oldest first."""
+        with self._errors():
+            rows = self._connection.execute(
+                "SELECT data::text FROM audit.record WHERE source = 'system' AND action = %s ORDER BY id", [action]
+            ).fetchall()
+        return [row[0] for row in rows]
 
     def find_leaf(self, trail: str, record_id: int) -> int | None:
         """Return the leaf index that the vault has for a record, of the newest incarnation; None if it has none."""
@@ -238,6 +249,13 @@ class VaultStore:
                 [trail, record_id],
             ).fetchone()
         return row[0] if row else None
+
+    def read_earlier_lines(self, trail: str, incarnation: int, ids: Sequence[int]) -> list[bytes]:
+        """Return the COPY lines of records with these ids that were sealed before ``incarnation`` of a trail began."""
+        query = sql.SQL(
+            "SELECT {} FROM vault.record WHERE trail = {} AND incarnation < {} AND id = ANY({})",
+        ).format(sql.SQL(COLUMNS), sql.Literal(trail), sql.Literal(incarnation), sql.Literal(list(ids)))
+        return list(copy_lines(self._connection, query, side=self._side, role=SEALER))
 
     def read_last_lines(self, trail: str, incarnation: int, below: int, limit: int) -> list[bytes]:
         """Return the COPY lines of the last ``limit`` records of a trail whose leaf index is less than ``below``."""

@@ -13,6 +13,7 @@ from itertools import islice
 
 from pgseal.copybinary import iter_rows
 from pgseal.core.canonical import parse_json
+from pgseal.core.recovery import RECOVER, Recovery, parse_recovery
 from pgseal.core.retention import RETENTION, Retention, parse_retention
 from pgseal.core.tiles import TILE_WIDTH
 from pgseal.errors import ForgedRecordError, FormatError, TamperError
@@ -28,7 +29,7 @@ RANGE = TILE_WIDTH * TILE_WIDTH
 _MAX_CLAIMS = 64
 _MAX_DATA_BYTES = 64 * 1024
 _MAX_DATA_DEPTH = 8
-#: The one trail whose RETENTION records count.
+#: The one trail whose RETENTION and RECOVER records count.
 _VAULT_TRAIL = "vault"
 
 
@@ -60,7 +61,8 @@ class RangeResult:
     ``hashes`` holds the settled hashes of level 0 (beyond the last full bundle) and of level 1. ``damaged`` gives, by
     leaf index, the sealed trail, incarnation and id of every leaf whose vault row has a finding, None where the ledger
     cannot say either. ``malformed`` lists trail, id and leaf index of the rows that MALFORMED records stand for.
-    ``retentions`` lists what the vault's own RETENTION records say, those that speak of leaves before their own.
+    ``retentions`` and ``recoveries`` list what the vault's own RETENTION and RECOVER records say, those that speak of
+    leaves before their own.
     """
 
     index: int
@@ -75,6 +77,7 @@ class RangeResult:
     damaged: dict[int, tuple[str, int, int] | None] = field(default_factory=dict[int, "tuple[str, int, int] | None"])
     malformed: list[tuple[str, int, int]] = field(default_factory=list[tuple[str, int, int]])
     retentions: list[Retention] = field(default_factory=list[Retention])
+    recoveries: list[Recovery] = field(default_factory=list[Recovery])
 
 
 class RangeChecker:
@@ -166,7 +169,7 @@ class _RangePass:
                 self._report(sealed, errors)
             elif sealed.entry is not None:
                 self._note_malformed(index, claims[0])
-                self._note_retention(index, claims[0])
+                self._note_explanation(index, claims[0])
 
     def _take_claims(self, index: int) -> list[Row]:
         """Return the rows at one leaf index; what stands before them in the stream has no right to."""
@@ -206,13 +209,18 @@ class _RangePass:
             if named is not None:
                 self._result.malformed.append((*named, index))
 
-    def _note_retention(self, index: int, row: Row) -> None:
-        if (row.trail, row.source, row.action) != (_VAULT_TRAIL, "system", RETENTION) or row.data is None:
+    def _note_explanation(self, index: int, row: Row) -> None:
+        if (row.trail, row.source) != (_VAULT_TRAIL, "system") or row.data is None:
             return
         with suppress(FormatError):
-            retention = parse_retention(row.data)
-            if retention.leaves[-1][1] <= index:
-                self._result.retentions.append(retention)
+            if row.action == RETENTION:
+                retention = parse_retention(row.data)
+                if retention.leaves[-1][1] <= index:
+                    self._result.retentions.append(retention)
+            elif row.action == RECOVER:
+                recovery = parse_recovery(row.data)
+                if not recovery.lost or recovery.lost[-1][1] <= index:
+                    self._result.recoveries.append(recovery)
 
 
 class _RowStream:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pgseal.core.recovery import Recovery
 from pgseal.errors import TamperError, kind_of
 
 #: Findings listed in full; beyond that they are only counted, so that a wrecked vault does not fill memory.
@@ -64,7 +65,7 @@ class Report:
     compared: the configuration no longer has their source, or the vault is too damaged to judge them by.
     ``not_compared`` names what was to be compared and could not be for want of something sound to compare it with:
     ``ledger``, ``vault``, ``trail NAME``. There is a finding that says why. ``retained`` counts, by trail, the sealed
-    records that are gone from it as sealed RETENTION records say.
+    records that are gone from it as sealed RETENTION records say. ``recovered`` is what sealed RECOVER records say.
     """
 
     ok: bool
@@ -78,6 +79,7 @@ class Report:
     unchecked_trails: tuple[str, ...]
     not_compared: tuple[str, ...]
     retained: dict[str, int] = field(default_factory=dict[str, int])
+    recovered: tuple[Recovery, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of ``pgseal verify --json``."""
@@ -90,4 +92,5 @@ class Report:
             "unchecked_trails": list(self.unchecked_trails),
             "not_compared": list(self.not_compared),
             "retained": self.retained,
+            "recovered": [one.to_json() for one in self.recovered],
         }

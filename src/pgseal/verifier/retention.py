@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pgseal.copytext import NULL
-from pgseal.core.retention import LeafRanges
+from pgseal.core.ranges import LeafRanges
 from pgseal.errors import AlteredRecordError, ForgedRecordError
 from pgseal.verifier.report import FindingLog
 from pgseal.verifier.sources import TrailSource, VaultSource
@@ -57,19 +57,20 @@ def match_rows(
         while records.line is not None and records.id < id_:
             records.next()
         mark, _, body = rows.line.partition(b"\t")
-        leaf, _, sealed = (records.line or b"").partition(b"\t")
-        is_known = records.line is not None and records.id == id_ and leaf != NULL and id_ != previous
-        if is_known and body == sealed and 0 <= int(leaf) < tree_size and int(leaf) not in damaged_leaves:
-            index = int(leaf)
+        # Several where a restore took away what had this id first.
+        claims = [] if id_ == previous else [line for line in records.take(id_) if line.mark != NULL]
+        claim = next((line for line in claims if line.body == body), claims[-1] if claims else None)
+        index = -1 if claim is None else int(claim.mark)
+        if claim is not None and claim.body == body and 0 <= index < tree_size and index not in damaged_leaves:
             count += 1
             if found and found[-1][1] == index:
                 found[-1] = (found[-1][0], index + 1)
             else:
                 found.append((index, index + 1))
-        elif (mark != b"t" and not is_known) or (is_known and int(leaf) >= tree_size):
+        elif (mark != b"t" and claim is None) or index >= tree_size:
             waiting += 1
         else:
-            findings.add(_describe(partition, id_, int(leaf) if is_known else None))
+            findings.add(_describe(partition, id_, None if claim is None else index))
         previous = id_
         rows.next()
     return Match(LeafRanges(found), count, waiting, findings.total - before)

@@ -19,6 +19,7 @@ from pgseal.copybinary import EPOCH_MICROSECONDS, split_fields
 from pgseal.core.fields import format_time
 from pgseal.core.leaf import ACTOR_PREFIX, DATA_PREFIX, LeafBuilder, Seconds, text_template
 from pgseal.core.record import SALT_BYTES
+from pgseal.core.recovery import RECOVER
 from pgseal.core.retention import RETENTION
 from pgseal.errors import FormatError, StorageError
 
@@ -84,8 +85,8 @@ class LeafFormer:
     def form(self, rows: Sequence[bytes], begin: int) -> list[str] | None:
         """Return the leaves of ``rows`` as text, if they are at ``begin`` and the indexes after it, in order.
 
-        None where a row is anything but ordinary: out of place, erased, MALFORMED, RETENTION, or not what an envelope
-        can hold.
+        None where a row is anything but ordinary: out of place, erased, MALFORMED, RETENTION, RECOVER, or not what an
+        envelope can hold.
         """
         templates, seconds = self._templates, self._seconds
         leaves: list[str] = []
@@ -133,7 +134,7 @@ class LeafFormer:
         """Return the template for rows that end in ``key``; None for a key that has none."""
         try:
             trail, incarnation, source, category, action, outcome, relation = _parse_constants(key)
-            if action in {MALFORMED, RETENTION}:
+            if action in {MALFORMED, RETENTION, RECOVER}:
                 return None
             template = self._builder.template(
                 trail or "", incarnation or 0, source or "", category or "", action or "", outcome or "", relation

@@ -48,9 +48,9 @@ class VaultSource(Protocol):
         ...
 
     def copy_trail(self, trail: str, incarnation: int, ids: tuple[int, int] | None = None) -> Iterator[bytes]:
-        """Yield the rows of one incarnation of a trail in the order of id, as COPY text lines without the newline.
+        """Yield a trail's rows of ``incarnation`` and those before, by id, as COPY text lines without the newline.
 
-        With ``ids`` only those from the first to the second.
+        Of several with one id those of the earlier incarnation first. With ``ids`` only from the first to the second.
 
         Columns: leaf_index, id, time, xid, source, category, action, outcome, relation, actor, data; under TimeZone
         UTC and DateStyle ISO. The query is not sent before the first row is asked for.
@@ -59,7 +59,7 @@ class VaultSource(Protocol):
 
 
 class TrailSource(Protocol):
-    """One incarnation of a trail: the rows that are in the source now."""
+    """A trail at one incarnation: the rows that are in the source now, whenever they were sealed."""
 
     @property
     def name(self) -> str:
@@ -68,7 +68,12 @@ class TrailSource(Protocol):
 
     @property
     def incarnation(self) -> int:
-        """The incarnation its rows belong to."""
+        """The incarnation that new rows belong to."""
+        ...
+
+    @property
+    def base_id(self) -> int:
+        """The last id whose row may have another server's xid, as the vault notes it; 0 if none has."""
         ...
 
     def check_feed(self) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from pgseal.copytext import NULL, format_time, unescape
 from pgseal.core.encoding import shorten
-from pgseal.core.retention import LeafRanges
+from pgseal.core.ranges import LeafRanges
 from pgseal.errors import (
     AlteredRecordError,
     ForgedRecordError,
@@ -34,12 +34,13 @@ _MAX_CLAIMS = 64
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the earlier steps found out about one incarnation of a trail.
+    """What the earlier steps found out about a trail.
 
     ``malformed`` gives the leaf of the MALFORMED record by the id of the row it stands for; ``damaged`` the leaf by the
     id of each sealed record whose row in the vault has a finding. ``damaged_leaves`` are such leaves of whatever trail,
     each with whether the ledger says which record it is. ``find_differences`` names the columns in which a trail's row
-    differs from the entry of a damaged leaf. ``retained`` are leaves that may be gone from the trail.
+    differs from the entry of a damaged leaf. ``retained`` are leaves that may be gone from the trail. ``lost`` are
+    leaves that are gone as a RECOVER record says; other rows may have their ids now.
     """
 
     tree_size: int
@@ -48,6 +49,7 @@ class Known:
     damaged_leaves: Mapping[int, bool]
     find_differences: Callable[[int, Row], list[str]]
     retained: LeafRanges = field(default_factory=LeafRanges)
+    lost: LeafRanges = field(default_factory=LeafRanges)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class Line:
 
 
 class TrailCheck:
-    """Compares one incarnation of a trail with the vault."""
+    """Compares a trail with the vault."""
 
     def __init__(self, trail: TrailSource, vault: VaultSource, known: Known, findings: FindingLog) -> None:
         """Compare ``trail`` with ``vault``, adding to ``findings``."""
@@ -81,7 +83,7 @@ class TrailCheck:
         """Compare everything; raises ``StorageError`` where a source cannot answer or its rows are out of order."""
         # The trail first: every row that its answer calls sealed is then in the vault's answer.
         rows = Side(self._trail.copy_rows(), f"trail {self._trail.name}")
-        records = Side(self._vault.copy_trail(self._trail.name, self._trail.incarnation), "vault")
+        records = Side(self._copy_records(), "vault")
         while rows.line is not None or records.line is not None:
             self._skip_retained(rows, records)
             self._skip_equal(rows, records, progress)
@@ -95,6 +97,14 @@ class TrailCheck:
             if id_ not in self._seen_damaged:
                 self._report_missing(id_, leaf_index)
         progress(self.checked)
+
+    def _copy_records(self) -> Iterator[bytes]:
+        """Yield the vault's rows that the trail must have."""
+        lost = self._known.lost
+        lines = self._vault.copy_trail(self._trail.name, self._trail.incarnation)
+        if not lost.ranges:
+            return lines
+        return (line for line in lines if line.startswith(NULL) or int(line[: line.index(b"\t")]) not in lost)
 
     def _skip_retained(self, rows: "Side", records: "Side") -> None:
         """Go on while records are gone from the trail that may be."""

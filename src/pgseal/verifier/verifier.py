@@ -23,7 +23,8 @@ Each step stands on what the one before it established, and on nothing else:
    without gap.
 3. **Trails.** The rows of each trail must equal the vault's rows, now known to be what was sealed (``trails``). A row
    may be gone if a RETENTION record covers its leaf: one of the vault's own trail, sealed under the checkpoint, with
-   the count of what it covers. One that covers anything else than it says explains nothing.
+   the count of what it covers. One that covers anything else than it says explains nothing. Likewise RECOVER: a trail
+   at incarnation n needs one for each incarnation from 2 to n, and the newest says which leaves are gone for good.
 
 ``TamperError`` becomes a finding and the step goes on. ``StorageError`` and ``ConfigError`` mean that the check could
 not be made, and end the verification: the machine takes no further step.
@@ -36,7 +37,7 @@ ledger back unnoticed. (A witness decides alike.) What is kept never shrinks, ne
 ``rollback`` or ``fork`` every later run finds the same, until somebody who knows why removes the kept file.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -46,7 +47,9 @@ from pgseal.core.encoding import format_base64
 from pgseal.core.envelope import parse_envelope
 from pgseal.core.keys import VerifierKey
 from pgseal.core.merkle import EMPTY_ROOT, check_consistency, prove_consistency
-from pgseal.core.retention import LeafRanges, Retention
+from pgseal.core.ranges import LeafRanges
+from pgseal.core.recovery import Recovery
+from pgseal.core.retention import Retention
 from pgseal.errors import (
     ConfigError,
     ForgedRecordError,
@@ -144,6 +147,7 @@ class Verifier:
         self._damaged_leaves: dict[int, bool] = {}
         self._not_compared: list[str] = []
         self._retentions: list[Retention] = []
+        self._recoveries: list[Recovery] = []
         self._retained: dict[str, int] = {}
 
     # -- step 1
@@ -266,6 +270,7 @@ class Verifier:
             self._sealed_trails |= result.trails
             self._note_damage(result)
             self._retentions += result.retentions
+            self._recoveries += result.recoveries
             self._progress("ledger", self._checked["ledger"], size)
             if vault is not None:
                 self._progress("vault", self._checked["vault"], size)
@@ -336,13 +341,16 @@ class Verifier:
         if self._vault is None:
             raise RuntimeError("a trail is compared with a vault: give check_leaves one")
         if self._checkpoint is not None and len(self._damaged_leaves) <= _MAX_DAMAGED:
+            lost = self._find_lost(trail, self._vault)
+            damaged = [self._damaged.get((trail.name, number), {}) for number in range(1, trail.incarnation + 1)]
             known = Known(
                 tree_size=self._checkpoint.size,
                 malformed=self._malformed.get(trail.name, {}),
-                damaged=self._damaged.get((trail.name, trail.incarnation), {}),
+                damaged={id_: leaf for one in damaged for id_, leaf in one.items() if leaf not in lost},
                 damaged_leaves=self._damaged_leaves,
                 find_differences=self._find_differences,
                 retained=self._find_retained(trail, self._vault),
+                lost=lost,
             )
             is_sound = True
             try:
@@ -363,7 +371,6 @@ class Verifier:
             self._waiting += check.waiting
             if check.retained:
                 self._retained[trail.name] = self._retained.get(trail.name, 0) + check.retained
-            self._checked_trails.add((trail.name, trail.incarnation))
         else:
             self._not_compared.append(f"trail {trail.name}")
         self._step = _Step.LEAVES
@@ -381,24 +388,61 @@ class Verifier:
         self._step = _Step.LEAVES
         return match
 
+    def _find_lost(self, trail: TrailSource, vault: VaultSource) -> LeafRanges:
+        """Return the leaves that the newest RECOVER record of a trail says are gone from it.
+
+        Notes as checked the incarnations that RECOVER records lead from and to; ``finish`` finds the others.
+        """
+        self._checked_trails.add((trail.name, trail.incarnation))
+        recoveries = {one.incarnation: one for one in self._recoveries if one.trail == trail.name}
+        for incarnation in range(trail.incarnation, 1, -1):
+            if incarnation not in recoveries:
+                break
+            self._checked_trails.add((trail.name, incarnation - 1))
+        newest = recoveries.get(trail.incarnation)
+        base_id = newest.base_id if newest else 0
+        if trail.base_id != base_id:
+            self._findings.add(
+                RollbackError(
+                    f"the vault notes that xids up to id {trail.base_id} of trail {trail.name!r} are another server's, "
+                    f"and the sealed records say up to id {base_id}: vault.feed was altered",
+                    where="vault",
+                    trail=trail.name,
+                )
+            )
+        if newest is None:
+            return LeafRanges()
+        earlier = range(1, trail.incarnation)
+        is_true = self._has_count(vault, trail.name, earlier, newest.lost, newest.lost_count)
+        return LeafRanges(newest.lost if is_true else ())
+
     def _find_retained(self, trail: TrailSource, vault: VaultSource) -> LeafRanges:
         """Return the leaves of a trail that sealed RETENTION records explain the absence of."""
         found: list[tuple[int, int]] = []
-        damaged = self._damaged.get((trail.name, trail.incarnation), {}).values()
-        for retention in self._retentions:
-            if (retention.trail, retention.incarnation) != (trail.name, trail.incarnation):
-                continue
-            ranges = LeafRanges(retention.leaves)
-            left_out = [leaf for leaf in self._damaged_leaves if leaf in ranges]
-            # The vault's rows were compared with the ledger; where they are damaged, the ledger says whose leaf it is.
-            count = sum(leaf in ranges for leaf in damaged) + sum(
-                vault.count_leaves(trail.name, trail.incarnation, begin, end, left_out)
-                for begin, end in retention.leaves
-            )
-            doubtful = sum(not self._damaged_leaves[leaf] for leaf in left_out)
-            if count <= retention.count <= count + doubtful:
-                found += retention.leaves
+        for one in self._retentions:
+            if one.trail == trail.name and self._has_count(vault, trail.name, [one.incarnation], one.leaves, one.count):
+                found += one.leaves
         return LeafRanges(found)
+
+    def _has_count(
+        self,
+        vault: VaultSource,
+        trail: str,
+        incarnations: Iterable[int],
+        leaves: Sequence[tuple[int, int]],
+        said: int,
+    ) -> bool:
+        """Return whether as many leaves of a trail's incarnations are within ``leaves`` as a record says."""
+        ranges = LeafRanges(leaves)
+        left_out = [leaf for leaf in self._damaged_leaves if leaf in ranges]
+        count = 0
+        for incarnation in incarnations:
+            # The vault's rows were compared with the ledger; where they are damaged, the ledger says whose leaf it is.
+            damaged = self._damaged.get((trail, incarnation), {}).values()
+            count += sum(leaf in ranges for leaf in damaged)
+            count += sum(vault.count_leaves(trail, incarnation, begin, end, left_out) for begin, end in leaves)
+        doubtful = sum(not self._damaged_leaves[leaf] for leaf in left_out)
+        return count <= said <= count + doubtful
 
     def _find_differences(self, leaf_index: int, row: Row) -> list[str]:
         """Return the columns of a trail's row that differ from the entry of a leaf whose vault row is damaged."""
@@ -418,14 +462,17 @@ class Verifier:
         self._enter(_Step.LEAVES)
         checkpoint = self._checkpoint
         unchecked = sorted(self._sealed_trails - self._checked_trails)
-        compared = dict(self._checked_trails)
+        compared: dict[str, int] = {}
+        for trail, incarnation in self._checked_trails:
+            compared[trail] = max(incarnation, compared.get(trail, 0))
         for trail, incarnation in unchecked:
             # (With damaged rows in the vault, which are findings of their own, an incarnation may be one of theirs.)
             if trail in compared and not self._damaged_leaves:
                 self._findings.add(
                     RollbackError(
                         f"records of trail {trail!r} are sealed as incarnation {incarnation}, but the vault says the "
-                        f"trail is at incarnation {compared[trail]}, and no sealed record says why",
+                        f"trail is at incarnation {compared[trail]}, and no sealed record says why "
+                        "(directly after pgseal recover: run pgseal seal first)",
                         where="vault",
                         trail=trail,
                     )
@@ -445,6 +492,7 @@ class Verifier:
             unchecked_trails=tuple(f"{trail} (incarnation {incarnation})" for trail, incarnation in unchecked),
             not_compared=tuple(self._not_compared),
             retained=dict(self._retained),
+            recovered=tuple(self._recoveries),
         )
 
     def _enter(self, expected: _Step) -> None:

@@ -56,7 +56,8 @@ CREATE TABLE vault.feed (
     pending_last_id   bigint      NOT NULL,
     system_identifier bigint,
     timeline          bigint,
-    flush_lsn         pg_lsn      NOT NULL
+    flush_lsn         pg_lsn      NOT NULL,
+    base_id           bigint      NOT NULL
 );
 
 REVOKE UPDATE, DELETE, TRUNCATE ON vault.record FROM pgseal_owner;

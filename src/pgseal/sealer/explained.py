@@ -1,0 +1,79 @@
+"""What sealed records say about absence: RETENTION and RECOVER, as the vault has them and the ledger confirms."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from pgseal.copytext import unescape
+from pgseal.core.leaf import LeafBuilder
+from pgseal.core.ranges import LeafRanges
+from pgseal.core.recovery import RECOVER, Recovery, parse_recovery
+from pgseal.core.retention import RETENTION, Retention, parse_retention
+from pgseal.errors import AlteredRecordError, FormatError
+from pgseal.ledger.reader import LedgerReader
+from pgseal.vault.rows import parse_row
+from pgseal.vault.store import VaultStore
+
+_Act = TypeVar("_Act", Retention, Recovery)
+
+
+def read_retentions(vault: VaultStore, ledger: LedgerReader, tree_size: int) -> list[Retention]:
+    """Return what the RETENTION records among the first ``tree_size`` leaves say, oldest first.
+
+    Raises ``AlteredRecordError`` where the vault's row does not give the ledger's entry.
+    """
+    found = _read_acts(vault, ledger, tree_size, RETENTION, parse_retention)
+    return [retention for index, retention in found if retention.leaves[-1][1] <= index]
+
+
+def read_retained(vault: VaultStore, ledger: LedgerReader, tree_size: int, trail: str) -> LeafRanges:
+    """Return the leaves of one trail that may be gone from it; raises as ``read_retentions``."""
+    return LeafRanges(
+        pair
+        for retention in read_retentions(vault, ledger, tree_size)
+        if retention.trail == trail
+        for pair in retention.leaves
+    )
+
+
+def read_recoveries(vault: VaultStore, ledger: LedgerReader, tree_size: int, trail: str) -> dict[int, Recovery]:
+    """Return the RECOVER records of one trail by the incarnation they raised it to; raises as ``read_retentions``.
+
+    Also one that is not sealed yet: it was written in the transaction that raised the incarnation.
+    """
+    recorded = [_parse_recorded(data) for data in vault.read_recorded_acts(RECOVER)]
+    found = {one.incarnation: one for one in recorded if one is not None and one.trail == trail}
+    for index, recovery in _read_acts(vault, ledger, tree_size, RECOVER, parse_recovery):
+        if recovery.trail == trail and LeafRanges(recovery.lost).end <= index:
+            found[recovery.incarnation] = recovery
+    return found
+
+
+def _parse_recorded(data: str) -> Recovery | None:
+    try:
+        return parse_recovery(data.encode())
+    except FormatError:
+        return None
+
+
+def _read_acts(
+    vault: VaultStore, ledger: LedgerReader, tree_size: int, action: str, parse: Callable[[bytes], _Act]
+) -> list[tuple[int, _Act]]:
+    leaves = LeafBuilder()
+    found: list[tuple[int, _Act]] = []
+    for line in vault.read_acts(action, tree_size):
+        index = int(line.partition(b"\t")[0])
+        try:
+            row = parse_row(line, leaves)
+            act = parse(unescape(row.content[-1]))
+        except FormatError as error:
+            raise _altered(action, index, str(error)) from error
+        if row.leaf_data != ledger.leaf(index, tree_size):
+            raise _altered(action, index, "it does not give the ledger's entry")
+        found.append((index, act))
+    return found
+
+
+def _altered(action: str, leaf_index: int, problem: str) -> AlteredRecordError:
+    return AlteredRecordError(
+        f"the vault's {action} record of leaf {leaf_index}: {problem}", where="vault", leaf_index=leaf_index
+    )

@@ -240,7 +240,7 @@ def test_an_altered_table_is_tracked_again_under_its_policy(shell, clinic):
     execute(clinic, "ALTER TABLE patients ADD more int DEFAULT 7")
     assert "pgseal track public.patients" in str(shell.json("status")["warnings"])
     assert shell.json("track", "patients")["tables"] == [
-        {"relation": "public.patients", "exclude": [], "mask": {"ssn": "redact"}, "baseline": 9}
+        {"relation": "public.patients", "exclude": [], "mask": {"ssn": "redact"}, "where": None, "baseline": 9}
     ]
     assert changes(shell, "--check") == []
 

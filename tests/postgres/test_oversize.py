@@ -6,8 +6,11 @@ from typing import Any
 import psycopg
 import pytest
 
+from pgseal.errors import CaptureError
+from pgseal.trail import baseline
 from pgseal.trail.capture import TableRule
-from pgseal.trail.track import track
+from pgseal.trail.registry import list_tracked
+from pgseal.trail.track import track, untrack
 
 KINDS = {"statement": "", "row": " PARTITION BY RANGE (id)"}
 
@@ -21,10 +24,14 @@ def run(source: psycopg.Connection, statement: str) -> None:
     source.execute(statement)  # pyright: ignore[reportArgumentType]
 
 
-def make(source: psycopg.Connection, mode: str, columns: str, oversize: str) -> None:
+def make_table(source: psycopg.Connection, mode: str, columns: str) -> None:
     run(source, f"CREATE TABLE t (id int PRIMARY KEY, {columns}){KINDS[mode]}")
     if mode == "row":
         run(source, "CREATE TABLE t1 PARTITION OF t DEFAULT")
+
+
+def make(source: psycopg.Connection, mode: str, columns: str, oversize: str) -> None:
+    make_table(source, mode, columns)
     track(source.info.dsn, "public", "t", TableRule(oversize=oversize), side="source", baseline=False)
 
 
@@ -85,6 +92,58 @@ def test_json_that_jsonb_cannot_hold(source: psycopg.Connection, mode: str):
     assert images(source)[1] == ({"v": value}, {"id": 1, "v": "1", "w": '{"\\"\\\\u0000\\""}'})
 
 
+def test_a_digest_stands_for_a_large_value_in_the_baseline(source: psycopg.Connection, mode: str):
+    make_table(source, mode, 'v text, "W w" jsonb, secret text, photo bytea')
+    big = "a" * 1_000_001
+    run(source, "INSERT INTO t SELECT i, 'small', 'null', 's', 'p' FROM generate_series(1, 2000) AS i")
+    source.execute(
+        "INSERT INTO t VALUES (2001, %(big)s, NULL, %(big)s, 'p'), (2002, NULL, to_jsonb(%(big)s::text), 's', "
+        "convert_to(%(big)s, 'UTF8'))",
+        {"big": big},
+    )
+    run(source, "UPDATE t SET secret = 'other' WHERE id = 1")
+    rule = TableRule(["photo"], {"secret": "redact"}, oversize="digest")
+    assert track(source.info.dsn, "public", "t", rule, side="source").rows == 2002
+    run(source, "DELETE FROM t WHERE id > 2000")
+    found = source.execute(
+        "SELECT new, old, action, source, relation, claimed FROM audit.record WHERE action IN ('SNAPSHOT', 'DELETE') "
+        "AND (key ->> 'id')::int > 1999 ORDER BY (key ->> 'id')::int, id"
+    ).fetchall()
+    rows = [
+        {"id": 2000, "v": "small", "W w": {"pgseal": "null"}, "secret": "[redacted]"},
+        {"id": 2001, "v": digest(big), "W w": None, "secret": "[redacted]"},
+        {"id": 2002, "v": None, "W w": digest(f'"{big}"'), "secret": "[redacted]"},
+    ]
+    assert [row[0] for row in found if row[2] == "SNAPSHOT"] == rows
+    assert [row[1] for row in found if row[2] == "DELETE"] == rows[1:]
+    assert {row[3:] for row in found} == {("row", "public.t", None)}
+    ids = source.execute("SELECT id FROM audit.record WHERE source = 'row' ORDER BY action DESC, id").fetchall()
+    assert ids == sorted(set(ids))
+    assert len(ids) == 2004
+
+
+def test_a_table_that_holds_a_value_which_its_policy_rejects_is_not_tracked(
+    source: psycopg.Connection, mode: str, monkeypatch: pytest.MonkeyPatch
+):
+    make_table(source, mode, 'id2 int, "V w" text')
+    run(source, "INSERT INTO t VALUES (1, 1, repeat('x', 1000000)), (7, 1, repeat('x', 1000001))")
+    rule = TableRule(oversize="reject")
+    with pytest.raises(CaptureError, match=r"column 'V w' in row \{\"id\": 7\} is larger .* --baseline none"):
+        track(source.info.dsn, "public", "t", rule, side="source")
+    assert list_tracked(source) == []
+    # One that arrives between this look and the lock: it is told of, too, and the baseline is said to be missing.
+    with monkeypatch.context() as patch:
+        patch.setattr(baseline, "check_sizes", lambda *_: None)
+        with pytest.raises(CaptureError, match=r"V w.* --baseline none"):
+            track(source.info.dsn, "public", "t", rule, side="source")
+    assert [table.baseline for table in list_tracked(source)] == ["pending"]
+    for hidden in (TableRule(["V w"], oversize="reject"), TableRule(mask={"V w": "hash"}, oversize="reject")):
+        assert track(source.info.dsn, "public", "t", hidden, side="source").rows == 2
+        untrack(source.info.dsn, "public.t", side="source")
+    run(source, "UPDATE t SET \"V w\" = '' WHERE id = 7")
+    assert track(source.info.dsn, "public", "t", rule, side="source").rows == 2
+
+
 @pytest.mark.soak
 @pytest.mark.servers(16)
 @pytest.mark.parametrize(
@@ -108,3 +167,7 @@ def test_what_json_cannot_hold_becomes_a_digest(source: psycopg.Connection, mode
         'OR coalesce(new, old) @> \'{"b": {"pgseal": "digest"}}\''
     ).fetchone()
     assert found == (5,)
+    run(source, f"INSERT INTO t SELECT 9, {values[0]}, {values[1]}")
+    untrack(source.info.dsn, "public.t", side="source")
+    track(source.info.dsn, "public", "t", TableRule(), side="source")
+    assert len(source.execute("SELECT FROM audit.record WHERE action = 'SNAPSHOT'").fetchall()) == 1

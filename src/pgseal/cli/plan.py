@@ -55,7 +55,7 @@ def read_source_plan(source: "Source") -> "Plan":
     from pgseal.trail.plan import read_plan
     from pgseal.trail.policy import Entry, to_rule
 
-    entries = {name: Entry(to_rule(policy), policy.exceptions) for name, policy in source.tables.items()}
+    entries = {name: Entry(to_rule(policy, name), policy.exceptions) for name, policy in source.tables.items()}
     side = f"source {source.name!r}"
     with closing(connect(source.admin_dsn.reveal(), side=side)) as connection, translated_errors(side):
         return read_plan(connection, entries, side=side)

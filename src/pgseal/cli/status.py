@@ -65,6 +65,9 @@ def _show(document: "Mapping[str, Any]") -> None:
     tables = document["tables"]
     shown = ", ".join(printable(_name(table)) for table in tables[:4]) + (", …" if len(tables) > 4 else "")  # noqa: PLR2004
     say(f"  tables   {format_count(len(tables))} tracked{f'   {shown}' if shown else ''}")
+    for table in tables:
+        if table.get("where"):
+            say(f"           {printable(_name(table))}: only rows where {printable(table['where'])}")
     if nameless := document["unattributed"]["last_hour"]:
         say(f"           {format_count(nameless, 'change')} without an actor in the last hour")
     for warning in document["warnings"]:

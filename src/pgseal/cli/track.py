@@ -49,6 +49,12 @@ def track(
             metavar="flag|off|reject", help="Changes that name no actor: count them, or not, or refuse. [flag]"
         ),
     ] = None,
+    row_filter: Annotated[
+        str | None,
+        typer.Option(
+            "--where", metavar="FILTER", help="Record changes of these rows only, such as \"tenant = 'a'\". [all]"
+        ),
+    ] = None,
     baseline: Annotated[
         str, typer.Option(metavar="snapshot|none", help="Record the rows that stand now, or leave a recorded gap.")
     ] = "snapshot",
@@ -67,11 +73,15 @@ def track(
 
     from pgseal.cli.output import print_json
     from pgseal.postgres import connect, translated_errors
+    from pgseal.trail.track import check_owners
 
     side = f"source {where.name!r}"
     with closing(connect(where.admin_dsn.reveal(), side=side)) as connection, translated_errors(side):
         chosen, stale, skipped = _choose(connection, tables)
+        check_owners(connection, {table.oid: table.relation for table in chosen}, side)
     more = _check_choices({"truncate": truncate, "oversize": oversize, "require_actor": require_actor})
+    if row_filter is not None:
+        more["where"] = _format_where(row_filter)
     known = {table.relation: _to_policy(registered.rule) for table, registered in stale}
     policies = make_policies(chosen, exclude or [], mask or [], {**known, **where.tables}, **more)
     _check(policies)
@@ -81,7 +91,13 @@ def track(
     )
     if as_json:
         documents = [
-            {"relation": table.relation, "exclude": policy.exclude, "mask": policy.mask, "baseline": rows}
+            {
+                "relation": table.relation,
+                "exclude": policy.exclude,
+                "mask": policy.mask,
+                "where": policy.where,
+                "baseline": rows,
+            }
             for (table, policy), rows in zip(policies, tracked, strict=True)
         ]
         skips = [{"relation": relation, "reason": reason} for relation, reason in skipped]
@@ -199,13 +215,22 @@ def _check_choices(options: "Mapping[str, str | None]") -> dict[str, str]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+def _format_where(text: str) -> str:
+    from pgseal.trail.filter import format_filter, parse_filter
+
+    try:
+        return format_filter(parse_filter(text))
+    except ConfigError as error:
+        raise ConfigError(f"--{error}") from error
+
+
 def _check(policies: "Sequence[tuple[Table, TablePolicy]]") -> None:
     """Refuse before anything is changed what would be refused later."""
     from pgseal.trail.policy import to_rule
     from pgseal.trail.track import check_rule
 
     for table, policy in policies:
-        check_rule(table, to_rule(policy))
+        check_rule(table, to_rule(policy, table.relation))
 
 
 def _apply(
@@ -233,7 +258,7 @@ def _apply(
     rows: list[int | None] = []
     try:
         for table, policy in policies:
-            rule = to_rule(policy)
+            rule = to_rule(policy, table.relation)
             with show_progress(f"{table.relation}: recording the rows", quiet=quiet) as progress:
                 tracked = track_table(
                     dsn, table.schema, table.name, rule, side=side, baseline=baseline, progress=progress
@@ -267,7 +292,7 @@ def _report(
     width = max(map(len, names), default=0)
     for name, (_, policy), rows in zip(names, policies, tracked, strict=False):
         what = "no baseline: its history begins with the next change" if rows is None else format_count(rows, "row")
-        hidden = _describe_policy(policy.exclude, policy.mask)
+        hidden = _describe_policy(policy)
         say(f"  {name:<{width}}  ", ("track", "green"), f"   {what}{hidden and '   '}{printable(hidden)}")
     for relation, reason in skipped:
         say(f"  {printable(relation):<{width}}  skip    {printable(reason)}")
@@ -278,8 +303,10 @@ def _report(
         say("nothing to track")
 
 
-def _describe_policy(exclude: Sequence[str], mask: Mapping[str, str]) -> str:
+def _describe_policy(policy: "TablePolicy") -> str:
     words = {"hash": "hashed", "redact": "redacted", "last4": "shown as last 4"}
-    return ", ".join(
-        [f"{column} left out" for column in exclude] + [f"{column} {words[how]}" for column, how in mask.items()]
-    )
+    return ", ".join([
+        *(f"{column} left out" for column in policy.exclude),
+        *(f"{column} {words[how]}" for column, how in policy.mask.items()),
+        *([f"only rows where {policy.where}"] if policy.where else []),
+    ])  # fmt: skip

@@ -186,6 +186,12 @@ def _read_tables(source: Source, vault: VaultStore | None, warnings: list[str]) 
         if drift.name_now is None:
             continue
         name = shlex.quote(drift.name_now)
+        if drift.lost_filter is not None:
+            warnings.append(
+                f"{drift.relation}: a column that 'where' tests is gone or of another type; all rows are recorded, not "
+                f"only those where {drift.lost_filter}; correct 'where' in the configuration, then pgseal apply"
+            )
+            continue
         warnings.append(
             f"{drift.relation}: the table was altered; its changes are recorded as they are, at a higher cost, but not "
             f"what the ALTER did to its rows; for a new baseline: pgseal track {name}"
@@ -204,6 +210,7 @@ def _read_tables(source: Source, vault: VaultStore | None, warnings: list[str]) 
             "exclude": list(table.rule.exclude),
             "mask": dict(table.rule.mask),
             "require_actor": table.rule.require_actor,
+            "where": table.rule.where,
             "baseline": table.baseline,
             "capturing": table.relation not in gone | {fault.relation for fault in faults if not fault.is_capturing},
         }

@@ -113,7 +113,7 @@ def _find_source_entry(path: Path, document: tomlkit.TOMLDocument, name: str) ->
 def _edit_policy(table: Table, policy: TablePolicy) -> Table:
     """Make ``table`` say what ``policy`` says, touching only what differs."""
     values: dict[str, Any] = {"exclude": list(policy.exclude), "mask": dict(policy.mask)}
-    for name in ("truncate", "oversize", "require_actor"):
+    for name in ("truncate", "oversize", "require_actor", "where"):
         value = getattr(policy, name)
         values[name] = None if value == TablePolicy.model_fields[name].default else value
     for name, value in values.items():

@@ -33,6 +33,12 @@ def _check_columns(columns: tuple[str, ...]) -> tuple[str, ...]:
     return columns
 
 
+def _check_where(where: str) -> str:
+    if not where.strip():
+        raise ValueError("expected which rows to record, such as \"tenant = 'a'\"; leave it out to record all")
+    return where
+
+
 def _check_trail_name(name: str) -> str:
     if not _TRAIL_NAME.fullmatch(name):
         raise ValueError(f"expected 1 to 63 of a-z, 0-9, _ and -, got {name!r}")
@@ -67,7 +73,8 @@ class TablePolicy(_Model):
     """What is left out of a table's records (``exclude``) and what is shown changed (``mask``: column → how).
 
     ``truncate`` says whether the rows that a TRUNCATE removes are counted or recorded, ``oversize`` what becomes of
-    values that are too large, ``require_actor`` what becomes of changes that name no actor.
+    values that are too large, ``require_actor`` what becomes of changes that name no actor. ``where`` says which rows'
+    changes are recorded (``pgseal.trail.filter``); None: those of all.
 
     Under a pattern such as ``public.*``, ``except`` names what it does not mean; names and patterns.
     """
@@ -80,6 +87,7 @@ class TablePolicy(_Model):
     truncate: Literal["count", "rows"] = "count"
     oversize: Literal["keep", "digest", "reject"] = "keep"
     require_actor: Literal["flag", "off", "reject"] = "flag"
+    where: Annotated[str, AfterValidator(_check_where)] | None = None
 
     @model_validator(mode="after")
     def _check_one_fate_a_column(self) -> "TablePolicy":

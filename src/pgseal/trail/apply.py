@@ -104,6 +104,7 @@ def format_step(step: Track | Untrack, layout: str = "") -> Iterator[tuple[bool,
         "oversize": rule.oversize,
         "require_actor": rule.require_actor,
         "truncate": rule.truncate,
+        "where": rule.where,
     })  # fmt: skip
     yield from ((True, statement) for statement in act)
 
@@ -160,7 +161,8 @@ def apply_steps(
         The tables tracked, in order.
 
     Raises:
-        CaptureError: a table stayed locked by others, or was changed meanwhile; nothing was done.
+        CaptureError: a table stayed locked by others, was changed meanwhile, or holds a value that its rule rejects;
+            nothing was done.
         ConfigError: a missing privilege; nothing was done.
         UnavailableError: the connection broke.
     """
@@ -170,6 +172,8 @@ def apply_steps(
         closing(connect(dsn, side=side)) as reader,
         translated_errors(side),
     ):
+        for step in to_read:
+            baseline.check_sizes(reader, step.table, step.rule)
         found = _install(writer, reader, steps, to_read, repairs, seconds)
         rows = {step.relation: 0 for step in steps}
         for step, place in zip(to_read, found, strict=True):

@@ -7,11 +7,14 @@ however large the table; everything written after the lock is captured by the tr
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from psycopg import sql
+from psycopg import RawCursor, sql
+from psycopg.errors import ProgramLimitExceeded
 
+from pgseal.errors import CaptureError
 from pgseal.postgres import Connection
-from pgseal.trail.capture import TableRule, format_snapshot_insert
-from pgseal.trail.catalog import Table, TablePart
+from pgseal.trail.capture import TableRule
+from pgseal.trail.catalog import Table, TablePart, read_parts
+from pgseal.trail.snapshot import Snapshot
 
 Progress = Callable[[int, int], None]
 
@@ -28,6 +31,30 @@ class Baseline:
 
     parts: Sequence[TablePart]
     first_id: int
+
+
+def check_sizes(reader: Connection, table: Table, rule: TableRule) -> None:
+    """Refuse a table that holds a value which the rule rejects; looks at all rows, and locks nobody out.
+
+    Raises ``CaptureError`` that names one.
+    """
+    if rule.oversize != "reject":
+        return
+    snapshot = Snapshot(table, rule)
+    with reader.transaction():
+        reader.execute("SET LOCAL row_security = off")
+        for part in read_parts(reader, table):
+            query = snapshot.format_oversized_query(part)
+            row = None if query is None else reader.execute(query).fetchone()
+            if row is not None:
+                raise _oversized(table, f"the value of column {row[1]!r} in row {row[0]} is larger than 1000000 bytes")
+
+
+def _oversized(table: Table, words: str) -> CaptureError:
+    return CaptureError(
+        f"{table.relation}: {words}, which its policy rejects; store less, have a digest recorded "
+        "(oversize = 'digest'), or leave the rows that stand now out (pgseal track --baseline none)"
+    )
 
 
 def begin_reading(reader: Connection) -> None:
@@ -58,7 +85,11 @@ def reserve(writer: Connection, parts: Sequence[TablePart]) -> Baseline:
 
 
 def record_rows(reader: Connection, table: Table, rule: TableRule, baseline: Baseline, progress: Progress) -> int:
-    """Write the SNAPSHOT records in the reader's transaction; returns how many."""
+    """Write the SNAPSHOT records in the reader's transaction; returns how many.
+
+    Raises ``CaptureError`` for a value that the rule rejects, written since ``check_sizes``.
+    """
+    snapshot = Snapshot(table, rule)
     # A row security policy must be an error here, not a filter.
     reader.execute("SET LOCAL row_security = off")
     total = sum(part.pages for part in baseline.parts)
@@ -67,11 +98,19 @@ def record_rows(reader: Connection, table: Table, rule: TableRule, baseline: Bas
         pages_at_once = part.pages if part.is_foreign else _PAGES_AT_ONCE
         for begin in range(0, part.pages, pages_at_once):
             end = begin + pages_at_once
-            rows += reader.execute(
-                format_snapshot_insert(
-                    table, part, rule, first_id=baseline.first_id + rows, first_page=begin, end_page=end
-                ),
-            ).rowcount
+            rows += reader.execute(snapshot.format_insert(part, baseline.first_id + rows, (begin, end))).rowcount
+            query = snapshot.format_large_query(part, (begin, end))
+            if query is not None:
+                rows += _record_large(reader, table, query, baseline.first_id + rows)
             progress(done + min(end, part.pages), total)
         done += part.pages
     return rows
+
+
+def _record_large(reader: Connection, table: Table, query: sql.Composed, first_id: int) -> int:
+    row = reader.execute(query).fetchone()
+    assert row is not None  # noqa: S101  it always gives a row
+    try:
+        return RawCursor(reader).execute(row[0], [None, first_id]).rowcount
+    except ProgramLimitExceeded as error:
+        raise _oversized(table, str(error.diag.message_primary)) from error

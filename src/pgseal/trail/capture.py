@@ -28,7 +28,9 @@ from typing import Literal, LiteralString, NamedTuple
 from psycopg import sql
 
 from pgseal.postgres import OUTPUT_SETTINGS
-from pgseal.trail.catalog import Column, Encoding, Table, TablePart
+from pgseal.trail.catalog import Column, Encoding, Table
+from pgseal.trail.conditions import format_condition, format_stored
+from pgseal.trail.filter import parse_filter
 from pgseal.trail.images import Images, image_type, object_name
 
 ROW_TRIGGER = "pgseal_capture"
@@ -93,7 +95,8 @@ class TableRule:
     stands for the rows that a TRUNCATE removes: their ``count``, or a record each (``rows``). ``oversize`` says what
     becomes of values over a limit: recorded as they are as far as JSON can hold them (``keep``), replaced by their
     ``digest``, or the write fails (``reject``). ``require_actor`` says what becomes of a change that names no actor:
-    status counts it (``flag``), or not (``off``), or it fails (``reject``).
+    status counts it (``flag``), or not (``off``), or it fails (``reject``). ``where`` is a filter as ``format_filter``
+    writes it: a change is recorded if the row matches before it or after it; None: every change.
     """
 
     exclude: Sequence[str] = ()
@@ -101,6 +104,7 @@ class TableRule:
     truncate: str = "count"
     oversize: str = "keep"
     require_actor: str = "flag"
+    where: str | None = None
 
     def format_options(self) -> str:
         """Write the rule as options of ``pgseal track``; empty if it is the usual one."""
@@ -109,22 +113,23 @@ class TableRule:
         for name, choices in CHOICES.items():
             if (value := getattr(self, name)) != choices[0]:
                 words += [f"--{name.replace('_', '-')}", value]
+        words += ["--where", self.where] if self.where else []
         return shlex.join(words)
 
 
 def format_capture(table: Table, rule: TableRule, layout: str) -> Iterable[sql.Composed]:
     """Write the statements that make the image type and the functions; ``layout`` is what ``audit.layout`` says now."""
-    columns = _captured(table, rule)
+    columns = captured_columns(table, rule)
     images = Images(table, columns, rule.mask)
     yield sql.SQL("DROP TYPE IF EXISTS {}").format(image_type(table))
     yield images.format_type()
     body = _BODY.format(
-        require_actor=_REQUIRE_ACTOR if rule.require_actor == "reject" else sql.SQL(""),
         who_captures=_who_captures(table),
         count_rows=_COUNT_ROWS if table.mode == "statement" else sql.SQL(""),
+        check_row=_check_row(table, rule, layout),
         find_large=_find_large(table, rule, layout),
         adapted=_adapted(table, rule, layout),
-        whole_statement=_whole_statement(table, Images(table, columns, rule.mask, old="o", new="n")),
+        whole_statement=_whole_statement(table, rule, Images(table, columns, rule.mask, old="o", new="n")),
         has_change_from_null=images.has_change_from_null(),
         changes=images.changes(),
         all_changes=images.all_changes(),
@@ -157,27 +162,6 @@ def format_removal(relation: str) -> Iterable[sql.Composed]:
     function, image = generated_names(relation)
     yield sql.SQL("DROP FUNCTION IF EXISTS {}()").format(sql.Identifier("audit", function))
     yield sql.SQL("DROP TYPE IF EXISTS {}").format(sql.Identifier("audit", image))
-
-
-def format_snapshot_insert(
-    table: Table, part: TablePart, rule: TableRule, *, first_id: int, first_page: int, end_page: int
-) -> sql.Composed:
-    """Write the INSERT that records the rows on pages [first_page, end_page) of ``part`` as SNAPSHOT records."""
-    images = Images(table, _captured(table, rule), rule.mask)
-    return sql.SQL(
-        "INSERT INTO audit.record ({columns}) SELECT {first_id} + row_number() OVER () - 1, {values} "
-        'FROM ONLY {table} AS "new" WHERE {pages}',
-    ).format(
-        columns=_COLUMNS,
-        first_id=sql.Literal(first_id),
-        values=_values(table.relation, "SNAPSHOT", images.key("new"), sql.SQL("NULL"), images.image("new"), "NULL"),
-        table=part.identifier,
-        pages=sql.SQL("true")
-        if part.is_foreign
-        else sql.SQL('"new".ctid >= {}::tid AND "new".ctid < {}::tid').format(
-            sql.Literal(f"({first_page},0)"), sql.Literal(f"({end_page},0)")
-        ),
-    )
 
 
 def format_triggers(table: Table) -> Iterable[sql.Composed]:
@@ -244,7 +228,8 @@ def _unused_name(table: Table) -> sql.Identifier:
     return sql.Identifier(name)
 
 
-def _captured(table: Table, rule: TableRule) -> list[Column]:
+def captured_columns(table: Table, rule: TableRule) -> list[Column]:
+    """List the columns that the rule does not leave out."""
     return [column for column in table.columns if column.name not in rule.exclude]
 
 
@@ -261,7 +246,7 @@ def _settings_for(columns: Sequence[Column], rule: TableRule) -> Mapping[str, st
     return {name: value for name, value in OUTPUT_SETTINGS.items() if name in needed}
 
 
-_COLUMNS = sql.SQL(
+RECORD_COLUMNS = sql.SQL(
     "id, recorded_at, xid, pid, source, category, action, outcome, relation, key, old, new, "
     "session_role, effective_role, authenticated_role, backend_start, application, address, claimed",
 )
@@ -317,7 +302,7 @@ BEGIN
               current_setting('request.jwt.claim.sub', true), current_setting('hasura.user', true)) <> '' THEN
         claim := audit.claimed();
     END IF;
-    {count_rows}{require_actor}{find_large}{adapted}
+    {count_rows}{check_row}{find_large}{adapted}
     {whole_statement}IF TG_OP = 'UPDATE' THEN
         new_image := {new_image};
         old_image := {changes};
@@ -357,6 +342,28 @@ IF TG_LEVEL = 'STATEMENT' THEN
     END IF;
     """)
 _REQUIRE_ACTOR = sql.SQL("PERFORM audit.check_actor(claim, TG_RELID);\n    ")
+# A row that the filter does not cover is none of ours, whoever changed it. Of several rows, and of an altered table's,
+# the INSERT tells which are.
+_CHECK_ROW = sql.SQL("""\
+IF {single}audit.has_layout({oid}::regclass, {layout}) THEN
+        IF TG_OP = 'INSERT' THEN
+            IF {new} IS NOT TRUE THEN
+                RETURN NULL;
+            END IF;
+        ELSIF TG_OP = 'DELETE' THEN
+            IF {old} IS NOT TRUE THEN
+                RETURN NULL;
+            END IF;
+        ELSIF ({old} OR {new}) IS NOT TRUE THEN
+            RETURN NULL;
+        END IF;
+    {require_actor}END IF;
+    """)
+_REQUIRE_ACTOR_OF_ROWS = sql.SQL("""
+        GET DIAGNOSTICS row_count = ROW_COUNT;
+        IF row_count > 0 THEN
+            PERFORM audit.check_actor(claim, TG_RELID);
+        END IF;""")
 _WHOLE_STATEMENT = sql.SQL("""\
 IF row_count > 1 THEN
         IF TG_OP = 'UPDATE' THEN
@@ -365,7 +372,7 @@ IF row_count > 1 THEN
             {insert_insert}
         ELSE
             {insert_delete}
-        END IF;
+        END IF;{require_actor}
         RETURN NULL;
     END IF;
     """)
@@ -404,7 +411,7 @@ _LARGE = {"keep": 1_000_000, "digest": 4_000, "reject": 4_000}
 _PAIRED = sql.SQL(
     "(SELECT r.*, row_number() OVER () AS {number} FROM old_rows AS r) AS o "
     "JOIN (SELECT r.*, row_number() OVER () AS {number} FROM new_rows AS r) AS n "
-    "ON o.{number} = n.{number} ORDER BY o.{number}"
+    "ON o.{number} = n.{number}{where} ORDER BY o.{number}"
 )
 
 # format_insert stands there once for each case, with constants only, so that it is evaluated when the expression is
@@ -417,7 +424,7 @@ IF is_large OR NOT audit.has_layout({oid}::regclass, {layout}) THEN
             EXECUTE {row_insert} USING claim, OLD, NEW;
         ELSE
             EXECUTE {statement_insert} USING claim;
-        END IF;
+        END IF;{require_actor}
         PERFORM audit.swap_settings(settings);
         RETURN NULL;
     END IF;""")
@@ -434,17 +441,53 @@ def hidden_numbers(table: Table, rule: TableRule) -> tuple[list[int], dict[int, 
     return [numbers[name] for name in rule.exclude], {numbers[name]: how for name, how in rule.mask.items()}
 
 
+def stored_filter(table: Table, rule: TableRule) -> dict[str, object] | None:
+    """Return the rule's filter with its columns by attnum; None if every row is recorded."""
+    return format_stored(parse_filter(rule.where), table.columns) if rule.where else None
+
+
+def _where(table: Table, rule: TableRule, *rows: str) -> sql.Composable:
+    """Write WHERE: the filter covers one of these rows; nothing without a filter."""
+    if rule.where is None:
+        return sql.SQL("")
+    found = parse_filter(rule.where)
+    return sql.SQL(" WHERE {}").format(
+        sql.SQL(" OR ").join(format_condition(found, table.columns, row) for row in rows)
+    )
+
+
+def _check_row(table: Table, rule: TableRule, layout: str) -> sql.Composable:
+    require_actor = _REQUIRE_ACTOR if rule.require_actor == "reject" else sql.SQL("")
+    if rule.where is None:
+        return require_actor
+    found = parse_filter(rule.where)
+    return _CHECK_ROW.format(
+        single=sql.SQL("row_count <= 1 AND " if table.mode == "statement" else ""),
+        oid=sql.Literal(str(table.oid)),
+        layout=sql.Literal(layout),
+        old=format_condition(found, table.columns, "old"),
+        new=format_condition(found, table.columns, "new"),
+        require_actor=sql.SQL("    ") + require_actor if require_actor is _REQUIRE_ACTOR else sql.SQL(""),
+    )
+
+
+def _require_actor_of_rows(rule: TableRule) -> sql.SQL:
+    return _REQUIRE_ACTOR_OF_ROWS if rule.where and rule.require_actor == "reject" else sql.SQL("")
+
+
 def _adapted(table: Table, rule: TableRule, layout: str) -> sql.Composed:
     exclude, mask = hidden_numbers(table, rule)
+    row_filter = stored_filter(table, rule)
     oid = sql.Literal(str(table.oid))
     row_insert, statement_insert = (
         _ADAPTED_INSERT.format(
             arguments=sql.SQL("{}::regclass").format(oid),
-            more=sql.SQL("{}, {}::smallint[], {}, {}").format(
+            more=sql.SQL("{}, {}::smallint[], {}, {}{}").format(
                 sql.Literal(is_row),
                 sql.Literal(exclude),
                 sql.Literal(json.dumps(mask)),
                 sql.Literal(rule.oversize),
+                sql.SQL(", NULL, {}").format(sql.Literal(json.dumps(row_filter))) if row_filter else sql.SQL(""),
             ),
         )
         for is_row in (True, False)
@@ -455,12 +498,18 @@ def _adapted(table: Table, rule: TableRule, layout: str) -> sql.Composed:
         settings=sql.Literal(json.dumps(dict(OUTPUT_SETTINGS))),
         row_insert=row_insert,
         statement_insert=statement_insert,
+        require_actor=_require_actor_of_rows(rule),
     )
 
 
+def find_limit(table: Table, rule: TableRule) -> tuple[list[Column], int]:
+    """Return the columns whose values can be too large, and the stored bytes from which one has to be looked at."""
+    columns = [column for column in captured_columns(table, rule) if column.name not in rule.mask and column.is_long]
+    return columns, max(_LARGE[rule.oversize] // max(1, len(columns)), 4_000)
+
+
 def _find_large(table: Table, rule: TableRule, layout: str) -> sql.Composable:
-    columns = [column for column in _captured(table, rule) if column.name not in rule.mask]
-    limit = max(_LARGE[rule.oversize] // max(1, sum(column.is_long for column in columns)), 4_000)
+    columns, limit = find_limit(table, rule)
     images = Images(table, columns, {})
     tests = {row: test for row in ("old", "new", "o", "n") if (test := images.is_large(row, limit)) is not None}
     if not tests:
@@ -474,16 +523,17 @@ def _find_large(table: Table, rule: TableRule, layout: str) -> sql.Composable:
     )
 
 
-def _whole_statement(table: Table, images: Images) -> sql.Composable:
+def _whole_statement(table: Table, rule: TableRule, images: Images) -> sql.Composable:
     if table.mode == "row":
         return sql.SQL("")
     rows = {
-        "INSERT": sql.SQL("new_rows AS n"),
-        "UPDATE": _PAIRED.format(number=_unused_name(table)),
-        "DELETE": sql.SQL("old_rows AS o"),
+        "INSERT": sql.SQL("new_rows AS n{}").format(_where(table, rule, "n")),
+        "UPDATE": _PAIRED.format(number=_unused_name(table), where=_where(table, rule, "o", "n")),
+        "DELETE": sql.SQL("old_rows AS o{}").format(_where(table, rule, "o")),
     }
     return _WHOLE_STATEMENT.format(
-        **{f"insert_{action.lower()}": _insert_rows(table, action, images, source) for action, source in rows.items()}
+        require_actor=_require_actor_of_rows(rule),
+        **{f"insert_{action.lower()}": _insert_rows(table, action, images, source) for action, source in rows.items()},
     )
 
 
@@ -494,9 +544,9 @@ _ID: LiteralString = "CASE WHEN pg_current_xact_id() IS NOT NULL THEN nextval('a
 
 def _insert_row(table: Table, action: str, images: Images) -> sql.Composed:
     key = images.key("new" if action == "INSERT" else "old")
-    values = _values(table.relation, action, key, sql.SQL("old_image"), sql.SQL("new_image"), "claim")
+    values = format_values(table.relation, action, key, sql.SQL("old_image"), sql.SQL("new_image"), "claim")
     return sql.SQL("INSERT INTO audit.record ({columns}) VALUES ({id}, {values});").format(
-        columns=_COLUMNS, id=sql.SQL(_ID), values=values
+        columns=RECORD_COLUMNS, id=sql.SQL(_ID), values=values
     )
 
 
@@ -505,16 +555,17 @@ def _insert_rows(table: Table, action: str, images: Images, rows: sql.Composable
     old = {"INSERT": sql.SQL("NULL"), "UPDATE": images.complete_changes(), "DELETE": images.image("o")}[action]
     new = sql.SQL("NULL") if action == "DELETE" else images.image("n")
     return sql.SQL("INSERT INTO audit.record ({columns}) SELECT {id}, {values} FROM {rows};").format(
-        columns=_COLUMNS,
+        columns=RECORD_COLUMNS,
         id=sql.SQL(_ID),
-        values=_values(table.relation, action, key, old, new, "pgseal.claim"),
+        values=format_values(table.relation, action, key, old, new, "pgseal.claim"),
         rows=rows,
     )
 
 
-def _values(
+def format_values(
     relation: str, action: str, key: sql.Composable, old: sql.Composable, new: sql.Composable, claim: LiteralString
 ) -> sql.Composed:
+    """Write the values of ``RECORD_COLUMNS`` but for the id."""
     return sql.SQL(
         "clock_timestamp(), pg_current_xact_id(), pg_backend_pid(), 'row', 'data_modification', {action}, 'success', "
         "{relation}, {key}, {old}, {new}, session_user, nullif(current_setting('role'), 'none'), "

@@ -40,6 +40,7 @@ class Column:
     """One live column of a table; ``type_name`` is the built-in type that its values have in an image.
 
     ``number`` is its attnum, which stays the same when it is renamed. ``is_long`` says that values can be of any size.
+    ``type_oid`` is the type that it was declared with.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Column:
     type_name: str = "text"
     number: int = 0
     is_long: bool = False
+    type_oid: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +105,9 @@ def make_column(number: int, name: str, type_oid: int, type_kind: str, *, is_lon
         (Encoding.JSON, _JSON),
     ):
         if type_oid in types:
-            return Column(name, encoding, type_name, number, is_long)
-    return Column(name, Encoding.OUTPUT_ROW if type_kind == "c" else Encoding.OUTPUT, "text", number, is_long)
+            return Column(name, encoding, type_name, number, is_long, type_oid)
+    encoding = Encoding.OUTPUT_ROW if type_kind == "c" else Encoding.OUTPUT
+    return Column(name, encoding, "text", number, is_long, type_oid)
 
 
 def resolve_relations(connection: Connection, text: str) -> list[tuple[str, str]]:

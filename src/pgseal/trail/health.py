@@ -123,17 +123,27 @@ ORDER BY 1, 2, 3
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """A tracked table that was altered since its capture was made; ``name_now`` is None if it was dropped."""
+    """A tracked table that was altered since its capture was made; ``name_now`` is None if it was dropped.
+
+    ``lost_filter`` is its filter, if a column that it tests is gone or has another type: all rows are recorded.
+    """
 
     relation: str
     name_now: str | None
+    lost_filter: str | None = None
 
 
 def read_drift(connection: Connection) -> list[Drift]:
     """Return the tracked tables that are not what their capture was made for, by name."""
     rows = connection.execute(
         """
-        SELECT t.relation, audit.format_relation(t.table_oid) FROM audit.tracked t
+        SELECT t.relation, audit.format_relation(t.table_oid), (
+            SELECT t.row_filter ->> 'where' WHERE EXISTS (
+                SELECT FROM jsonb_to_recordset(t.row_filter -> 'columns') f(number smallint, type oid)
+                WHERE NOT EXISTS (
+                    SELECT FROM pg_attribute a WHERE a.attrelid = t.table_oid AND a.attnum = f.number
+                    AND a.atttypid = f.type AND NOT a.attisdropped)))
+        FROM audit.tracked t
         WHERE audit.layout(t.table_oid) IS DISTINCT FROM t.layout ORDER BY t.relation
         """,
     ).fetchall()

@@ -165,6 +165,14 @@ class Images:
         return column.encoding is Encoding.JSON and column.name not in self._mask
 
 
+def format_value(column: Column, row: str, *, as_text: bool) -> sql.Composable:
+    """Write a column's own value, NULL where it is NULL; with ``as_text`` the text that it is printed as."""
+    reference = _reference(column, row)
+    if not as_text:
+        return reference
+    return sql.SQL("CASE WHEN {} THEN {} END").format(_is_present(column, row), _output(reference))
+
+
 def _value(column: Column, row: str, mask: Mapping[str, str]) -> sql.Composable:
     """A column's value as a built-in type; NULL stays NULL."""
     reference = _reference(column, row)

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import LiteralString, cast
 
-from pgseal.postgres import Connection, load_migrations
+from pgseal.errors import ConfigError
+from pgseal.postgres import Connection, load_migrations, quote_name
 from pgseal.trail.capture import TableRule, format_capture, generated_names
 from pgseal.trail.catalog import Table
 
@@ -31,7 +32,7 @@ class Difference:
 
 
 def read_differences(
-    connection: Connection, current: Sequence[tuple[Table, TableRule, str]], altered: Sequence[str]
+    connection: Connection, current: Sequence[tuple[Table, TableRule, str]], altered: Sequence[str], *, side: str
 ) -> list[Difference]:
     """Compare schema ``audit`` with what this pgseal would install.
 
@@ -39,10 +40,12 @@ def read_differences(
         connection: autocommit connection of a role that may install the schema.
         current: table, rule and layout of each tracked table that is what its capture was made for.
         altered: the relations of the other tracked tables, whose functions cannot be made again and are not compared.
+        side: words for errors.
 
     Raises:
-        psycopg.Error: the role may not create a schema.
+        ConfigError: the role may not create a schema.
     """
+    _check_may_create(connection, side)
     scratch = f"pgseal_expected_{connection.info.backend_pid}"
     with connection.transaction(force_rollback=True):
         for statement in _expected_statements(current):
@@ -61,6 +64,16 @@ def read_differences(
         if not any(name in subject for name in skipped)
     ]
     return [difference for difference in differences if difference.missing or difference.extra]
+
+
+def _check_may_create(connection: Connection, side: str) -> None:
+    row = connection.execute("SELECT has_database_privilege(current_database(), 'CREATE')").fetchone()
+    if row != (True,):
+        user, database = quote_name(connection.info.user), quote_name(connection.info.dbname)
+        raise ConfigError(
+            f"{side}: {user} may not make the schema that audit is compared with, and which is rolled back; "
+            f"as the database's owner: GRANT CREATE ON DATABASE {database} TO {user}"
+        )
 
 
 def _expected_statements(current: Sequence[tuple[Table, TableRule, str]]) -> Iterator[str]:

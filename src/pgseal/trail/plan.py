@@ -13,12 +13,12 @@ from pgseal.postgres import Connection
 from pgseal.trail.apply import Track, Untrack
 from pgseal.trail.capture import CHOICES, TableRule
 from pgseal.trail.catalog import Table, list_candidates, read_table
-from pgseal.trail.health import TriggerFault, read_drift, read_trigger_faults, read_untracked_children
+from pgseal.trail.health import Drift, TriggerFault, read_drift, read_trigger_faults, read_untracked_children
 from pgseal.trail.integrity import Difference, read_differences
 from pgseal.trail.marks import read_touched_objects
 from pgseal.trail.policy import Entry, Wish, expand
-from pgseal.trail.registry import Registered, find_registered, list_tracked
-from pgseal.trail.track import check_owner, check_rule, plan_untrack
+from pgseal.trail.registry import Made, Registered, find_registered, list_made
+from pgseal.trail.track import check_owners, check_rule, plan_untrack
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +56,15 @@ def read_plan(connection: Connection, entries: Mapping[str, Entry], *, side: str
         ConfigError: a name, pattern or column that is not there, or tables that the login does not own: all of them.
     """
     wishes, tables, skipped = _resolve(connection, entries)
-    changes, steps = _plan_tables(connection, wishes, tables, side)
-    altered = [drift.relation for drift in read_drift(connection)]
+    made = list_made(connection)
+    drifts = {drift.relation: drift for drift in read_drift(connection)}
+    changes, steps = _plan_tables(connection, wishes, tables, made, drifts, side)
     current = [
-        _read_current(connection, tracked.relation, tracked.rule)
-        for tracked in list_tracked(connection)
-        if tracked.relation not in altered
+        (replace(_read_named(connection, one.relation), mode=one.mode), one.rule, one.layout)
+        for one in made
+        if one.relation not in drifts
     ]
-    differences = read_differences(connection, current, altered)
+    differences = read_differences(connection, current, list(drifts), side=side)
     changes += [change for difference in differences for change in _describe(difference)]
     changes += _read_role_changes(connection)
     changes += [
@@ -79,7 +80,12 @@ def read_plan(connection: Connection, entries: Mapping[str, Entry], *, side: str
 
 
 def _plan_tables(
-    connection: Connection, wishes: Sequence[Wish], tables: Mapping[str, Table], side: str
+    connection: Connection,
+    wishes: Sequence[Wish],
+    tables: Mapping[str, Table],
+    made: Sequence[Made],
+    drifts: Mapping[str, Drift],
+    side: str,
 ) -> tuple[list[Change], list[Track | Untrack]]:
     faults: dict[str, list[TriggerFault]] = {}
     for fault in read_trigger_faults(connection):
@@ -87,28 +93,33 @@ def _plan_tables(
     changes: list[Change] = []
     steps: list[Track | Untrack] = []
     refusals: list[str] = []
+    touched: dict[int, str] = {}
     met: set[str] = set()
     for wish in wishes:
         table = tables[wish.relation]
         known = find_registered(connection, table)
         if known is not None:
             met.add(known.relation)
-        found = list(_compare(wish, table, known, faults.get(known.relation, []) if known else []))
+        found = list(_compare(wish, table, known, drifts, faults.get(known.relation, []) if known else []))
         if not found:
             continue
         changes += found
         steps.append(_step(table, wish.rule, known))
+        touched[table.oid] = table.relation
         try:
             check_rule(table, wish.rule)
-            check_owner(connection, table.oid, table.relation, side)
         except ConfigError as error:
             refusals.append(str(error))
+    unwanted = [one for one in made if one.relation not in met]
+    try:
+        check_owners(connection, {**touched, **{one.oid: one.relation for one in unwanted}}, side)
+    except ConfigError as error:
+        refusals.append(str(error))
     if refusals:
         raise ConfigError("; ".join(refusals))
-    for tracked in list_tracked(connection):
-        if tracked.relation not in met:
-            changes.append(Change("-", tracked.relation, "captured, and not in the policy"))
-            steps.append(plan_untrack(connection, tracked.relation, side=side))
+    for one in unwanted:
+        changes.append(Change("-", one.relation, "captured, and not in the policy"))
+        steps.append(plan_untrack(connection, one.relation, side=side))
     return changes, steps
 
 
@@ -120,9 +131,8 @@ def _resolve(
     tables: dict[str, Table] = {}
     skipped: list[tuple[str, str]] = []
     for wish in wishes:
-        schema, name = parse_relation(wish.relation, source="the policy")
         try:
-            tables[wish.relation] = read_table(connection, schema, name)
+            tables[wish.relation] = _read_named(connection, wish.relation)
         except CaptureError as error:
             if wish.pattern is None:
                 raise
@@ -130,10 +140,13 @@ def _resolve(
     return [wish for wish in wishes if wish.relation in tables], tables, skipped
 
 
-def _compare(wish: Wish, table: Table, known: Registered | None, faults: Sequence[TriggerFault]) -> Iterator[Change]:
+def _compare(
+    wish: Wish, table: Table, known: Registered | None, drifts: Mapping[str, Drift], faults: Sequence[TriggerFault]
+) -> Iterator[Change]:
     if known is None:
         matched = f", matched by {wish.pattern!r}" if wish.pattern else ""
-        yield Change("+", wish.relation, f"not captured yet{matched}")
+        only = f", {_rows(wish.rule)}" if wish.rule.where else ""
+        yield Change("+", wish.relation, f"not captured yet{matched}{only}")
         return
     if known.relation != wish.relation:
         yield Change("~", wish.relation, f"renamed, was {known.relation}", is_foreign=True)
@@ -141,6 +154,8 @@ def _compare(wish: Wish, table: Table, known: Registered | None, faults: Sequenc
         yield Change("~", wish.relation, "dropped and made anew: not captured", is_foreign=True)
     elif known.is_altered:
         yield Change("~", wish.relation, "altered: capture follows, but wants renewing, with a new baseline")
+    if known.relation in drifts and drifts[known.relation].lost_filter:
+        yield Change("~", wish.relation, f"all rows are captured now, not {_rows(known.rule)}: a column became another")
     if known.baseline == "pending":
         yield Change("~", wish.relation, "the rows that stood before are not recorded")
     for text in _compare_rules(known.rule, wish.rule):
@@ -158,6 +173,12 @@ def _compare_rules(known: TableRule, wish: TableRule) -> Iterator[str]:
         before, after = getattr(known, name), getattr(wish, name)
         if before != after:
             yield f"{name}: {before} → {after}"
+    if known.where != wish.where:
+        yield f"captured: {_rows(known)} → {_rows(wish)}"
+
+
+def _rows(rule: TableRule) -> str:
+    return f"only rows where {rule.where}" if rule.where else "all rows"
 
 
 def _fate(rule: TableRule, column: str) -> str:
@@ -170,11 +191,9 @@ def _step(table: Table, rule: TableRule, known: Registered | None) -> Track:
     return Track(table, rule, former=None if known is None else known.relation)
 
 
-def _read_current(connection: Connection, relation: str, rule: TableRule) -> tuple[Table, TableRule, str]:
-    schema, name = parse_relation(relation, source="audit.tracked")
-    row = connection.execute("SELECT mode, layout FROM audit.tracked WHERE relation = %s", [relation]).fetchone()
-    assert row is not None  # noqa: S101  it was listed a moment ago
-    return replace(read_table(connection, schema, name), mode=row[0]), rule, row[1]
+def _read_named(connection: Connection, relation: str) -> Table:
+    schema, name = parse_relation(relation, source="a relation")
+    return read_table(connection, schema, name)
 
 
 # -- the schema -------------------------------------------------------------------------------------------------

@@ -8,11 +8,19 @@ from pgseal.errors import ConfigError
 from pgseal.settings import TablePolicy, is_pattern
 from pgseal.trail.capture import TableRule
 from pgseal.trail.catalog import Candidate
+from pgseal.trail.filter import format_filter, list_columns, parse_filter
 
 
-def to_rule(policy: TablePolicy) -> TableRule:
-    """Return how a table with this policy is to be captured."""
-    return TableRule(policy.exclude, policy.mask, policy.truncate, policy.oversize, policy.require_actor)
+def to_rule(policy: TablePolicy, name: str) -> TableRule:
+    """Return how a table with this policy is to be captured; ``name`` is the table or pattern, for errors.
+
+    Raises ``ConfigError`` if its filter cannot be parsed.
+    """
+    try:
+        where = None if policy.where is None else format_filter(parse_filter(policy.where))
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
+    return TableRule(policy.exclude, policy.mask, policy.truncate, policy.oversize, policy.require_actor, where)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +43,11 @@ class Wish:
 def expand(entries: Mapping[str, Entry], candidates: Sequence[Candidate]) -> list[Wish]:
     """Return a wish for each table that the entries name or match, by relation.
 
-    A name wins over a pattern; of several patterns the last one does. A pattern's columns concern the tables that have
-    them. An outright name is a wish also where there is no such table.
+    A name wins over a pattern; of several patterns the last one does. A pattern's columns and its filter concern the
+    tables that have them. An outright name is a wish also where there is no such table.
 
     Raises:
-        ConfigError: a pattern that matches nothing, or a column of one that no matching table has.
+        ConfigError: a pattern that matches nothing, or a column or filter of one that no matching table has.
     """
     wishes: dict[str, Wish] = {}
     for pattern, entry in entries.items():
@@ -51,6 +59,8 @@ def expand(entries: Mapping[str, Entry], candidates: Sequence[Candidate]) -> lis
         for column in (*entry.rule.exclude, *entry.rule.mask):
             if not any(column in candidate.columns for candidate in matched):
                 raise ConfigError(f"no table that {pattern!r} matches has a column {column!r}")
+        if entry.rule.where and not any(_can_filter(entry.rule, candidate.columns) for candidate in matched):
+            raise ConfigError(f"no table that {pattern!r} matches has all columns that its 'where' tests")
         for candidate in matched:
             wishes[candidate.relation] = Wish(candidate.relation, _narrow(entry.rule, candidate.columns), pattern)
     for name, entry in entries.items():
@@ -68,4 +78,9 @@ def _narrow(rule: TableRule, columns: frozenset[str]) -> TableRule:
         rule,
         exclude=[column for column in rule.exclude if column in columns],
         mask={column: how for column, how in rule.mask.items() if column in columns},
+        where=rule.where if _can_filter(rule, columns) else None,
     )
+
+
+def _can_filter(rule: TableRule, columns: frozenset[str]) -> bool:
+    return rule.where is not None and columns.issuperset(list_columns(parse_filter(rule.where)))

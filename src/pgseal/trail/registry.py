@@ -2,14 +2,18 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from psycopg import sql
 
 from pgseal.postgres import Connection
-from pgseal.trail.capture import TableRule, capture_name, hidden_numbers
+from pgseal.trail.capture import TableRule, capture_name, hidden_numbers, stored_filter
 from pgseal.trail.catalog import Table
+from pgseal.trail.filter import format_filter, parse_filter, rename_columns
+
+#: The columns of a ``TableRule``, in its order.
+_RULE = sql.SQL("exclude, mask, truncate, oversize, require_actor, row_filter ->> 'where'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +28,7 @@ class TrackedTable:
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """What the registry says of a table that is there; ``rule`` names hidden columns as they are called now."""
+    """What the registry says of a table that is there; ``rule`` names columns as they are called now."""
 
     oid: int
     relation: str
@@ -37,10 +41,30 @@ class Registered:
 def list_tracked(connection: Connection) -> list[TrackedTable]:
     """List the registry, by name."""
     rows = connection.execute(
-        "SELECT relation, baseline, exclude, mask, truncate, oversize, require_actor "
-        "FROM audit.tracked ORDER BY relation"
+        sql.SQL("SELECT relation, baseline, {} FROM audit.tracked ORDER BY relation").format(_RULE)
     ).fetchall()
     return [TrackedTable(relation, TableRule(*rule), baseline) for relation, baseline, *rule in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What the registry says of capture as it was made, when columns were called what ``rule`` calls them."""
+
+    relation: str
+    oid: int
+    mode: Literal["row", "statement"]
+    layout: str
+    rule: TableRule
+
+
+def list_made(connection: Connection) -> list[Made]:
+    """List what the registry says was made, by name."""
+    rows = connection.execute(
+        sql.SQL("SELECT relation, table_oid::bigint, mode, layout, {} FROM audit.tracked ORDER BY relation").format(
+            _RULE
+        )
+    ).fetchall()
+    return [Made(relation, oid, mode, layout, TableRule(*rule)) for relation, oid, mode, layout, *rule in rows]
 
 
 def find_registered(connection: Connection, table: Table) -> Registered | None:
@@ -54,7 +78,10 @@ def find_registered(connection: Connection, table: Table) -> Registered | None:
             CASE WHEN t.table_oid <> %(oid)s THEN t.mask ELSE coalesce((
                 SELECT jsonb_object_agg(c.name, t.mask_numbers -> c.number::text) FROM audit.live_columns(%(oid)s) c
                 WHERE t.mask_numbers ? c.number::text), '{}') END,
-            t.truncate, t.oversize, t.require_actor,
+            t.truncate, t.oversize, t.require_actor, t.row_filter ->> 'where',
+            (SELECT jsonb_object_agg(f.name, c.name)
+             FROM jsonb_to_recordset(t.row_filter -> 'columns') f(number smallint, name text)
+             JOIN audit.live_columns(t.table_oid) c ON c.number = f.number),
             audit.layout(t.table_oid) IS DISTINCT FROM t.layout
         FROM audit.tracked t WHERE t.table_oid = %(oid)s OR t.relation = %(relation)s
         ORDER BY t.table_oid = %(oid)s DESC LIMIT 1
@@ -63,8 +90,11 @@ def find_registered(connection: Connection, table: Table) -> Registered | None:
     ).fetchone()
     if row is None:
         return None
-    oid, relation, mode, baseline, *rule, is_altered = row
-    return Registered(oid, relation, mode, baseline, TableRule(*rule), is_altered)
+    oid, relation, mode, baseline, *rule, names, is_altered = row
+    found = TableRule(*rule)
+    if found.where and names:
+        found = replace(found, where=format_filter(rename_columns(parse_filter(found.where), names)))
+    return Registered(oid, relation, mode, baseline, found, is_altered)
 
 
 def format_entry(table: Table, rule: TableRule, layout: str, *, baseline: str) -> Iterator[sql.Composed]:
@@ -73,6 +103,7 @@ def format_entry(table: Table, rule: TableRule, layout: str, *, baseline: str) -
         sql.Literal(table.relation), sql.Literal(table.oid)
     )
     exclude, mask = hidden_numbers(table, rule)
+    row_filter = stored_filter(table, rule)
     values: dict[str, object] = {
         "relation": table.relation,
         "table_oid": table.oid,
@@ -83,6 +114,7 @@ def format_entry(table: Table, rule: TableRule, layout: str, *, baseline: str) -
         "mask": json.dumps(dict(rule.mask)),
         "exclude_numbers": exclude,
         "mask_numbers": json.dumps(mask),
+        "row_filter": json.dumps(row_filter) if row_filter else None,
         "truncate": rule.truncate,
         "oversize": rule.oversize,
         "require_actor": rule.require_actor,

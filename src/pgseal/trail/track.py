@@ -1,6 +1,6 @@
 """Starts and stops capturing single tables."""
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from contextlib import closing
 from dataclasses import replace
 
@@ -11,6 +11,8 @@ from pgseal.postgres import Connection, connect, quote_name, translated_errors
 from pgseal.trail.apply import Track, Untrack, apply_steps
 from pgseal.trail.capture import CHOICES, MASKS, TableRule
 from pgseal.trail.catalog import Table, read_table
+from pgseal.trail.conditions import check_filter
+from pgseal.trail.filter import parse_filter
 from pgseal.trail.health import read_trigger_faults
 from pgseal.trail.registry import Registered, TrackedTable, find_registered
 
@@ -19,7 +21,7 @@ def check_rule(table: Table, rule: TableRule) -> None:
     """Refuse a rule that the table cannot follow.
 
     Raises:
-        ConfigError: unknown column or mask, or a mask or exclusion on a key column.
+        ConfigError: unknown column or mask, a mask or exclusion on a key column, or a filter that does not fit.
     """
     names = {column.name for column in table.columns}
     for column in (*rule.exclude, *rule.mask):
@@ -35,6 +37,8 @@ def check_rule(table: Table, rule: TableRule) -> None:
     for column, mask in rule.mask.items():
         if mask not in MASKS:
             raise ConfigError(f"{table.relation}.{column}: unknown mask {mask!r}; expected {' or '.join(MASKS)}")
+    if rule.where:
+        check_filter(parse_filter(rule.where), table.relation, table.columns, [*rule.exclude, *rule.mask])
 
 
 def plan_track(connection: Connection, table: Table, rule: TableRule, *, side: str, has_baseline: bool = True) -> Track:
@@ -54,7 +58,7 @@ def plan_track(connection: Connection, table: Table, rule: TableRule, *, side: s
             # The other mode's triggers could only be dropped with a lock that the baseline's reader keeps away.
             table = replace(table, mode=known.mode)
     check_rule(table, rule)
-    check_owner(connection, table.oid, table.relation, side)
+    check_owners(connection, {table.oid: table.relation}, side)
     return Track(table, rule, has_baseline, None if known is None else known.relation)
 
 
@@ -134,7 +138,7 @@ def plan_untrack(connection: Connection, relation: str, *, side: str) -> Untrack
     oid, schema, name, kind, parts = row
     if name is None:
         return Untrack(relation, None)
-    check_owner(connection, oid, relation, side)
+    check_owners(connection, {oid: relation}, side)
     return Untrack(relation, sql.Identifier(schema, name), kind != "f", [sql.Identifier(*part) for part in parts])
 
 
@@ -155,16 +159,20 @@ def untrack(dsn: str, relation: str, *, side: str) -> None:
     apply_steps(dsn, [step], side=side)
 
 
-def check_owner(connection: Connection, oid: int, relation: str, side: str) -> None:
-    """Refuse a table on which the login may not create triggers; raises ``ConfigError``."""
-    row = connection.execute(
-        "SELECT pg_get_userbyid(relowner) FROM pg_class "
-        "WHERE oid = %s AND NOT pg_has_role(session_user, relowner, 'USAGE')",
-        [oid],
-    ).fetchone()
-    if row is not None:
-        user = connection.info.user
-        raise ConfigError(
-            f"{side}: only the owner of {relation} may attach triggers, {user!r} is not; "
-            f"connect as {row[0]!r} (admin_dsn), or: GRANT {quote_name(row[0])} TO {quote_name(user)}"
-        )
+def check_owners(connection: Connection, tables: Mapping[int, str], side: str) -> None:
+    """Refuse tables (oid → relation) on which the login may not create triggers; raises ``ConfigError`` naming all."""
+    rows = connection.execute(
+        "SELECT oid::bigint, pg_get_userbyid(relowner) FROM pg_class "
+        "WHERE oid = ANY (%s) AND NOT pg_has_role(session_user, relowner, 'USAGE')",
+        [list(tables)],
+    ).fetchall()
+    if not rows:
+        return
+    user = connection.info.user
+    relations = sorted(tables[oid] for oid, _ in rows)
+    owners = sorted({owner for _, owner in rows})
+    raise ConfigError(
+        f"{side}: only the owner of {', '.join(relations)} may attach triggers, {user!r} is not; "
+        f"connect as {' or '.join(map(repr, owners))} (admin_dsn), or: "
+        f"GRANT {', '.join(map(quote_name, owners))} TO {quote_name(user)}"
+    )

@@ -64,12 +64,14 @@ CREATE TABLE audit.tracked (
         CONSTRAINT tracked_require_actor_ck CHECK (require_actor IN ('flag', 'off', 'reject')),
     exclude_numbers smallint[] NOT NULL DEFAULT '{}',
     mask_numbers    jsonb      NOT NULL DEFAULT '{}',
+    row_filter      jsonb,
     tracked_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     baseline   text        NOT NULL CONSTRAINT tracked_baseline_ck CHECK (baseline IN ('pending', 'done', 'none'))
 );
 COMMENT ON COLUMN audit.tracked.layout IS 'what audit.layout said when the capture function was generated';
 COMMENT ON COLUMN audit.tracked.exclude_numbers IS 'the same columns by attnum: a hidden column stays hidden under a new name';
 COMMENT ON COLUMN audit.tracked.mask_numbers IS 'mask by attnum';
+COMMENT ON COLUMN audit.tracked.row_filter IS 'which rows are captured (where), and what tests it by attnum; NULL: all of them';
 COMMENT ON COLUMN audit.tracked.baseline IS 'pending: captured, but the rows that stood before are not recorded yet';
 
 -- The key of hash masks, already XORed into HMAC's two pads; never leaves the source.

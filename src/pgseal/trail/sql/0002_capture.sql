@@ -127,18 +127,20 @@ $pgseal$;
 -- any columns of any types, and therefore slower. Evaluated at planning, like has_layout.
 --
 -- $1 is the claimed context; of a row trigger $2 and $3 are OLD and NEW, a statement trigger has old_rows and new_rows.
--- Of other places than these, deleted rows are read from ``place``, which is trusted SQL.
+-- Other rows than these, deleted ones or those of a SNAPSHOT, are read from ``place``, which is trusted SQL; the ids of a
+-- SNAPSHOT begin with $2. ``row_filter`` is what the registry has of the table's filter.
 -- Values of the types that FORMATS.md §1 gives to to_jsonb are recognised when they are met. All others are printed by
 -- their output function, so that nobody's cast runs.
 CREATE FUNCTION audit.format_insert(
-    relation regclass, action text, is_row boolean, exclude smallint[], masks jsonb, oversize text, place text DEFAULT NULL
+    relation regclass, action text, is_row boolean, exclude smallint[], masks jsonb, oversize text, place text DEFAULT NULL,
+    row_filter jsonb DEFAULT NULL
 ) RETURNS text
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
 AS $pgseal$
 DECLARE
     old_rows  text := CASE WHEN is_row THEN '(SELECT ($2).*)' ELSE coalesce(place, 'old_rows') END;
-    new_rows  text := CASE WHEN is_row THEN '(SELECT ($3).*)' ELSE 'new_rows' END;
+    new_rows  text := CASE WHEN is_row THEN '(SELECT ($3).*)' ELSE coalesce(place, 'new_rows') END;
     counter   text := 'n';
     old_pairs text;
     new_pairs text;
@@ -147,6 +149,9 @@ DECLARE
     new_key   text;
     source    text;
     large     text;
+    -- Which row there is, or that there are both.
+    rows      text[] := CASE action WHEN 'DELETE' THEN ARRAY['old'] WHEN 'UPDATE' THEN ARRAY['old', 'new'] ELSE ARRAY['new'] END;
+    covered   text := '';
 BEGIN
     WITH live AS (
         SELECT c.number, c.name, masks ->> c.number::text AS mask,
@@ -188,35 +193,57 @@ BEGIN
         '(SELECT count(*) FROM unnest(ARRAY[%s]::integer[]) AS s(size) WHERE s.size > 4000) AS %s', v.sizes, v.row), ', '))
     INTO large FROM (
         SELECT r.row, string_agg(format('pg_column_size(%s.%I)', r.row, c.name), ', ') AS sizes
-        FROM unnest(CASE action WHEN 'INSERT' THEN ARRAY['new'] WHEN 'DELETE' THEN ARRAY['old']
-                    ELSE ARRAY['old', 'new'] END) AS r(row)
+        FROM unnest(rows) AS r(row)
         LEFT JOIN audit.live_columns(relation) AS c ON c.number <> ALL (exclude)
         GROUP BY r.row
     ) AS v;
+    IF row_filter IS NOT NULL THEN
+        SELECT 'WHERE ' || string_agg(audit.format_filter(relation, row_filter, r.row), ' OR ') INTO covered
+        FROM unnest(rows) AS r(row);
+    END IF;
     source := CASE
-        WHEN action = 'INSERT' THEN format('%s AS new %s', new_rows, large)
-        WHEN action = 'DELETE' THEN format('%s AS old %s', old_rows, large)
-        WHEN is_row THEN format('%s AS old CROSS JOIN %s AS new %s', old_rows, new_rows, large)
+        WHEN action = 'DELETE' THEN format('%s AS old %s %s', old_rows, large, covered)
+        WHEN action <> 'UPDATE' THEN format('%s AS new %s %s', new_rows, large, covered)
+        WHEN is_row THEN format('%s AS old CROSS JOIN %s AS new %s %s', old_rows, new_rows, large, covered)
         ELSE format('(SELECT r.*, row_number() OVER () AS %1$I FROM old_rows AS r) AS old '
                     'JOIN (SELECT r.*, row_number() OVER () AS %1$I FROM new_rows AS r) AS new '
-                    'ON old.%1$I = new.%1$I %2$s ORDER BY old.%1$I', counter, large)
+                    'ON old.%1$I = new.%1$I %2$s %3$s ORDER BY old.%1$I', counter, large, covered)
     END;
     RETURN format(
         'INSERT INTO audit.record (id, recorded_at, xid, pid, source, category, action, outcome, relation, key, old, new, '
         'session_role, effective_role, authenticated_role, backend_start, application, address, claimed) SELECT '
-        'CASE WHEN pg_current_xact_id() IS NOT NULL THEN nextval(''audit.record_id_seq'') END, clock_timestamp(), '
+        '%s, clock_timestamp(), '
         'pg_current_xact_id(), pg_backend_pid(), ''row'', ''data_modification'', %L, ''success'', %L, %s, %s, %s, '
         'session_user, nullif(current_setting(''role''), ''none''), audit.authenticated_role(), audit.backend_start(), '
         'nullif(current_setting(''application_name''), ''''), '
         'inet_client_addr(), $1 FROM %s',
+        CASE action WHEN 'SNAPSHOT' THEN '$2 + row_number() OVER () - 1'
+            ELSE 'CASE WHEN pg_current_xact_id() IS NOT NULL THEN nextval(''audit.record_id_seq'') END' END,
         action,
         audit.format_relation(relation),
-        audit.format_object(CASE WHEN action = 'INSERT' THEN new_key ELSE old_key END, 'NULL'),
-        CASE action WHEN 'INSERT' THEN 'NULL' WHEN 'UPDATE' THEN audit.format_object(changed, '''{}''')
-                    ELSE audit.format_object(old_pairs, '''{}''') END,
+        audit.format_object(CASE WHEN action IN ('INSERT', 'SNAPSHOT') THEN new_key ELSE old_key END, 'NULL'),
+        CASE action WHEN 'UPDATE' THEN audit.format_object(changed, '''{}''')
+                    WHEN 'DELETE' THEN audit.format_object(old_pairs, '''{}''') ELSE 'NULL' END,
         CASE WHEN action = 'DELETE' THEN 'NULL' ELSE audit.format_object(new_pairs, '''{}''') END,
         source);
 END
+$pgseal$;
+
+-- Whether a table's filter covers ``place``, which names a row of it in trusted SQL, whatever its columns are now: it covers
+-- every row where a column that it tests is gone or has another type. ``test`` is what conditions.format_stored made; it
+-- reads printed values, so that no cast is looked for in a type that it was not made for.
+CREATE FUNCTION audit.format_filter(relation regclass, row_filter jsonb, place text) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+AS $pgseal$
+    SELECT CASE WHEN count(c.number) < count(*) THEN 'true' ELSE format(
+        '(SELECT CASE WHEN %s THEN %s ELSE true END FROM (SELECT %s) AS tested)',
+        string_agg(format('pg_typeof(tested.%I) = %L::regtype', f.number::text, f.type), ' AND '),
+        $2 ->> 'test',
+        string_agg(format('%s.%I AS %I', $3, c.name, f.number::text), ', ')
+            FILTER (WHERE c.number IS NOT NULL)) END
+    FROM jsonb_to_recordset($2 -> 'columns') AS f(number smallint, type oid)
+    LEFT JOIN audit.live_columns($1) AS c ON c.number = f.number
 $pgseal$;
 
 -- That a trigger is where it was made for: a restored database has other oids.
@@ -348,6 +375,7 @@ DECLARE
     place    text := format('ONLY %I.%I', TG_TABLE_SCHEMA, TG_TABLE_NAME);
     obstacle text;
     removed  bigint;
+    covered  bigint;
 BEGIN
     SELECT t.* INTO tracked FROM audit.tracked AS t
     WHERE t.table_oid = TG_RELID OR t.table_oid IN (SELECT p.relid FROM pg_partition_ancestors(TG_RELID) AS p)
@@ -381,9 +409,13 @@ BEGIN
             EXECUTE audit.format_insert(tracked.table_oid::regclass, 'DELETE', false, tracked.exclude_numbers,
                                         tracked.mask_numbers,
                                         CASE tracked.oversize WHEN 'reject' THEN 'digest' ELSE tracked.oversize END,
-                                        place) USING claim;
+                                        place, tracked.row_filter) USING claim;
             GET DIAGNOSTICS removed = ROW_COUNT;
-        ELSE
+        END IF;
+        IF tracked.row_filter IS NOT NULL THEN
+            EXECUTE format('SELECT count(*), count(*) FILTER (WHERE %s) FROM %s AS old',
+                           audit.format_filter(tracked.table_oid, tracked.row_filter, 'old'), place) INTO removed, covered;
+        ELSIF removed IS NULL THEN
             EXECUTE format('SELECT count(*) FROM %s', place) INTO removed;
         END IF;
         IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
@@ -394,6 +426,7 @@ BEGIN
         'row', 'data_modification', CASE WHEN TG_RELID = tracked.table_oid THEN 'TRUNCATE' ELSE 'TRUNCATE_PARTITION' END,
         'success', relation,
         jsonb_build_object('key', NULL, 'new', NULL, 'old', NULL, 'rows', removed)
+            || CASE WHEN tracked.row_filter IS NULL THEN '{}' ELSE jsonb_build_object('covered', covered) END
             || CASE WHEN TG_RELID = tracked.table_oid THEN '{}'
                ELSE jsonb_build_object('partition', audit.format_relation(TG_RELID)) END
             || CASE WHEN obstacle IS NULL THEN '{}' ELSE jsonb_build_object('incomplete', obstacle) END,

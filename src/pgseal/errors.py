@@ -113,7 +113,12 @@ class SignatureError(TamperError):
 
 
 class RollbackError(TamperError):
-    """A side shows an earlier state than one that was already trusted."""
+    """A side shows an earlier state than one that was already trusted.
+
+    ``sign`` is what the server itself says that speaks for a restore, and not only what is missing; None without.
+    """
+
+    sign: str | None = None
 
 
 class ForkError(TamperError):

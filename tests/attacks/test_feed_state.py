@@ -55,7 +55,7 @@ def test_another_incarnation_does_not_hide_what_was_changed(deployment):
         deployment.source, """UPDATE audit.record SET new = jsonb_set(new, '{note}', '"z"') WHERE action = 'INSERT'"""
     )
 
-    with pytest.raises(RollbackError, match="incarnation 1, but vault"):
+    with pytest.raises(RollbackError, match="incarnation 2, and no record says why"):
         deployment.seal()
     report = deployment.call("verify", expect=1)
     assert ("rollback", "vault", TRAIL) in {(one["kind"], one["where"], one["trail"]) for one in report["findings"]}

@@ -51,7 +51,7 @@ class Step:
 
 
 STEPS = {
-    "make the source durable": Step(PollFeed, "_make_durable"),
+    "make the source durable": Step(PollFeed, "make_durable"),
     "commit the vault": Step(VaultStore, "transaction"),
     "commit the vault's second chunk": Step(VaultStore, "transaction", 2),
     "commit the end of the batch": Step(VaultStore, "transaction", 3),

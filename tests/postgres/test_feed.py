@@ -446,14 +446,14 @@ def test_a_crash_between_snapshot_and_durable_keeps_no_batch(new_cluster, new_da
     reader.poll()
     state = reader.state
     query(dsn, "SELECT audit.record_event('TEST') FROM generate_series(1, 50)")
-    durable = PollFeed._make_durable
+    durable = PollFeed.make_durable
 
     def crash(feed: PollFeed) -> None:
         server.kill()
         durable(feed)
 
     with monkeypatch.context() as patch:
-        patch.setattr(PollFeed, "_make_durable", crash)
+        patch.setattr(PollFeed, "make_durable", crash)
         with pytest.raises(UnavailableError):
             reader.begin()
     assert reader.state == state

@@ -1,9 +1,9 @@
 """``pgseal recover``: after a restore, failover, upgrade or re-creation of a server, record what happened and go on."""
 
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -15,6 +15,7 @@ from pgseal.errors import ConfigError
 if TYPE_CHECKING:
     from pgseal.ledger.reader import LedgerReader
     from pgseal.sealer.recover import Examined, Said
+    from pgseal.sealer.trails import TrailAddress
     from pgseal.settings import Settings
     from pgseal.vault.store import VaultStore
     from pgseal.verifier import Report
@@ -102,16 +103,16 @@ def _examine_only(settings: "Settings", trails: Sequence[str] | None, said: "Sai
     from pgseal.ledger.reader import LedgerReader
     from pgseal.ledger.store import DirectoryStore
     from pgseal.postgres import connect
-    from pgseal.sealer.recover import find_recoverable
+    from pgseal.sealer.recover import find_signs
     from pgseal.sealer.retention import read_sealed_size
     from pgseal.sealer.trails import SEALER_ROLE
     from pgseal.vault.store import VaultStore
 
     with closing(connect(settings.vault.dsn.reveal(), side="vault", role=SEALER_ROLE)) as connection:
         vault = VaultStore(connection)
-        names = _choose(settings, trails, find_recoverable(settings, vault))
+        chosen = _choose(settings, trails, find_signs(settings, vault))
         ledger = LedgerReader(DirectoryStore(settings.ledger))
-        return _examine(settings, names, vault, ledger, read_sealed_size(settings), said, quiet=True)
+        return _examine(settings, chosen, _Sealed(vault, ledger, read_sealed_size(settings)), said, quiet=True)
 
 
 def _recover(
@@ -119,19 +120,19 @@ def _recover(
 ) -> "list[Examined]":
     from pgseal.cli.output import say
     from pgseal.postgres import connect
-    from pgseal.sealer.recover import find_recoverable, record
+    from pgseal.sealer.recover import find_signs, record
     from pgseal.sealer.seal import Sealer
     from pgseal.sealer.trails import SEALER_ROLE
     from pgseal.vault.store import VaultStore
 
     with closing(connect(settings.vault.dsn.reveal(), side="vault", role=SEALER_ROLE)) as connection:
-        signs = find_recoverable(settings, VaultStore(connection))
-    names = _choose(settings, trails, signs)
-    if names:
+        signs = find_signs(settings, VaultStore(connection))
+    chosen = _choose(settings, trails, signs)
+    if chosen:
         # No sealer works beside us. What the vault holds unsigned is signed first: nothing of it may be lost, too.
-        with closing(Sealer.open(settings, without={*names, *signs})) as sealer:
-            size = sealer.result.size
-            examined = _examine(settings, names, sealer.vault, sealer.ledger, size, said, quiet=as_json)
+        with closing(Sealer.open(settings, without={*(address.name for address in chosen), *signs})) as sealer:
+            sealed = _Sealed(sealer.vault, sealer.ledger, sealer.result.size)
+            examined = _examine(settings, chosen, sealed, said, quiet=as_json)
             if not as_json:
                 _show(examined, dry_run=False, as_json=False)
             if not yes and not typer.confirm("Record this and go on?"):
@@ -145,39 +146,37 @@ def _recover(
     return []
 
 
-def _choose(settings: "Settings", trails: Sequence[str] | None, signs: Sequence[str]) -> list[str]:
+class _Sealed(NamedTuple):
+    vault: "VaultStore"
+    ledger: "LedgerReader"
+    tree_size: int
+
+
+def _choose(
+    settings: "Settings", trails: Sequence[str] | None, signs: Mapping[str, list[str]]
+) -> "dict[TrailAddress, list[str]]":
+    """Return the trails to recover, with the signs there are of what happened."""
     from pgseal.sealer.trails import trail_addresses
 
-    known = [address.name for address in trail_addresses(settings)]
+    known = {address.name: address for address in trail_addresses(settings)}
     for name in trails or ():
         if name not in known:
             raise ConfigError(f"there is no trail {name!r}: {', '.join(known)}")
-    return [name for name in known if name in (trails or signs)]
+    return {known[name]: signs.get(name, []) for name in known if name in (trails or signs)}
 
 
 def _examine(
-    settings: "Settings",
-    names: Sequence[str],
-    vault: "VaultStore",
-    ledger: "LedgerReader",
-    tree_size: int,
-    said: "Said",
-    *,
-    quiet: bool,
+    settings: "Settings", chosen: "Mapping[TrailAddress, list[str]]", sealed: _Sealed, said: "Said", *, quiet: bool
 ) -> "list[Examined]":
     from pgseal.cli.output import show_steps
     from pgseal.sealer.recover import SealedSide, examine
-    from pgseal.sealer.trails import trail_addresses
     from pgseal.vault.source import VaultRows
 
     found: list[Examined] = []
-    with ExitStack() as stack:
-        show = stack.enter_context(show_steps(quiet=quiet))
-        rows = stack.enter_context(closing(VaultRows(settings.vault.dsn.reveal(), "leaf_index")))
-        for address in trail_addresses(settings):
-            if address.name in names:
-                sealed = SealedSide(vault, rows, ledger, tree_size)
-                found.append(examine(address, sealed, said, lambda done, name=address.name: show(name, done, None)))
+    with show_steps(quiet=quiet) as show, closing(VaultRows(settings.vault.dsn.reveal(), "leaf_index")) as rows:
+        side = SealedSide(sealed.vault, rows, sealed.ledger, sealed.tree_size)
+        for address, signs in chosen.items():
+            found.append(examine(address, side, signs, said, lambda done, name=address.name: show(name, done, None)))
     return found
 
 

@@ -10,7 +10,7 @@ A restore cannot explain everything. A transaction is restored as a whole or not
 left and others are gone, somebody removed them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -22,6 +22,7 @@ from pgseal.ledger.reader import LedgerReader
 from pgseal.postgres import SEALER, Connection, ServerIdentity, read_identity, translated_errors
 from pgseal.sealer.explained import read_recoveries, read_retained
 from pgseal.sealer.incarnation import check_incarnation
+from pgseal.sealer.state import read_finding
 from pgseal.sealer.trails import TrailAddress, read_state, to_row, trail_addresses
 from pgseal.settings import Settings
 from pgseal.trail.feed import EMPTY_SNAPSHOT, FeedState, PollFeed
@@ -45,17 +46,25 @@ class Examined:
     state: FeedState
 
 
-def find_recoverable(settings: Settings, vault: VaultStore) -> list[str]:
-    """Return the trails, in sealing order, that show signs of another server or an earlier state; changes nothing.
+def find_signs(settings: Settings, vault: VaultStore) -> dict[str, list[str]]:
+    """Return, by trail in sealing order, what says that its server is another one or shows an earlier state.
+
+    Also what the sealer noted when it stopped: a server that was restored and works on shows no sign of it before long.
+    Trails without signs are left out; one of which the sealer missed records is there, with none. Changes nothing.
 
     Raises ``UnavailableError`` and ``ConfigError`` where a source cannot be reached.
     """
-    names: list[str] = []
+    noted = read_finding(settings.state) or {}
+    found: dict[str, list[str]] = {}
     for address in trail_addresses(settings):
         with closing(address.connect()) as connection:
-            if PollFeed(connection, side=address.side).find_signs(read_state(vault, address.name)):
-                names.append(address.name)
-    return names
+            signs = PollFeed(connection, side=address.side).find_signs(read_state(vault, address.name))
+        is_noted = noted.get("kind") == "rollback" and noted.get("trail") == address.name
+        if is_noted and isinstance(noted.get("sign"), str) and not signs:
+            signs = [f"{noted['sign']} (at {noted['time']})"]
+        if signs or is_noted:
+            found[address.name] = signs
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +79,23 @@ class SealedSide:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What somebody says happened: one of ``core.recovery.KINDS``, and why."""
+    """What somebody says happened: one of ``core.recovery.KINDS`` (None: as it looks), and why."""
 
     kind: str | None = None
     reason: str | None = None
 
 
 def examine(
-    address: TrailAddress, sealed: SealedSide, said: Said, progress: Callable[[int], None] = lambda _: None
+    address: TrailAddress,
+    sealed: SealedSide,
+    signs: Sequence[str],
+    said: Said,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Examined:
     """Compare a trail with what was sealed of it; changes nothing.
 
-    ``said.kind`` is required where no sign speaks for any. ``progress`` is told how many rows were compared.
+    ``signs`` are its own of ``find_signs``; without any, ``said`` must have a kind. ``progress`` is told how many rows
+    were compared.
 
     Raises:
         ConfigError: nothing says that the server is another one or an earlier state.
@@ -90,6 +104,11 @@ def examine(
         SealError: too much for one record.
         UnavailableError: a side cannot be reached, or an open transaction is in the way.
     """
+    if not signs and said.kind is None:
+        raise ConfigError(
+            f"nothing but missing records says that {address.side} was restored, and somebody may have removed them: "
+            f"pgseal verify names them. If you know that it was restored: pgseal recover {address.name} --kind restored"
+        )
     vault = sealed.vault
     state = read_state(vault, address.name)
     recoveries = read_recoveries(vault, sealed.ledger, sealed.tree_size, address.name)
@@ -97,13 +116,6 @@ def examine(
     retained = read_retained(vault, sealed.ledger, sealed.tree_size, address.name)
     with closing(address.connect()) as connection:
         feed = PollFeed(connection, side=address.side)
-        signs = feed.find_signs(state)
-        if not signs and said.kind is None:
-            raise ConfigError(
-                f"{address.side} is the server that was sealed from, and nothing says that it was restored: there is "
-                "nothing to recover. If pgseal verify misses records there, somebody removed them; if it was a restore "
-                "nonetheless, say so with --kind restored"
-            )
         base_id = _read_base_id(connection, feed, address)
         found = _compare(TrailRows(connection, state, address.side), sealed.rows, state, retained, progress)
         with translated_errors(address.side, role=SEALER):

@@ -205,8 +205,11 @@ class Sealer:
         try:
             yield
         except TamperError as error:
+            found = {**describe_finding(error), "time": datetime.now(UTC).isoformat()}
+            if isinstance(error, RollbackError) and error.sign is not None:
+                found["sign"] = error.sign  # gone before long: for pgseal recover
             with suppress(UnavailableError):  # the finding is what matters, and it is on its way
-                self._state.note_finding({**describe_finding(error), "time": datetime.now(UTC).isoformat()})
+                self._state.note_finding(found)
             raise
 
     def _forget_finding(self) -> None:

@@ -125,12 +125,14 @@ def check_identity(state: FeedState, identity: ServerIdentity, *, side: str) -> 
 
 
 def _make_rollback(state: FeedState, detail: str, *, side: str) -> RollbackError:
-    return RollbackError(
+    error = RollbackError(
         f"{side} is not the server that was sealed from, or was restored to an earlier state: {detail}; nothing was "
         f"sealed; if it was restored, upgraded or failed over: pgseal recover {state.trail}",
         where="trail",
         trail=state.trail,
     )
+    error.sign = detail
+    return error
 
 
 class PollFeed:

@@ -80,6 +80,7 @@ class MemoryTrail:
     incarnation: int = 1
     unsealed: set[int | None] = field(default_factory=set)
     damage: TamperError | None = None
+    base_id: int = 0
 
     def check_feed(self) -> None:
         if self.damage is not None:

@@ -18,7 +18,7 @@ demo:  ## the whole story on an embedded PostgreSQL: no root, nothing to configu
 
 test:  ## all tests, on real servers (as root it installs Debian's PostgreSQL and pgaudit)
 	@scripts/setup.sh dev postgres
-	.venv/bin/python -m pytest -n auto $(ARGS)
+	.venv/bin/python -m pytest -n auto --dist worksteal $(ARGS)
 
 check:  ## lint, format, types, import contract
 	@scripts/setup.sh dev

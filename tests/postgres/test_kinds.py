@@ -261,7 +261,7 @@ def test_foreign_partitions(source: psycopg.Connection, new_database: Any, clust
     ("count", "type_name"),
     [
         (1000, "int"),
-        (1600, "bool"),
+        pytest.param(1600, "bool", marks=pytest.mark.soak),
         pytest.param(1000, "text", marks=pytest.mark.soak),
         pytest.param(1000, "jsonb", marks=pytest.mark.soak),
     ],
@@ -295,7 +295,10 @@ def test_many_columns(source: psycopg.Connection, count: int, type_name: str, mo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("type_name", ["text", "bytea", "json", "jsonb", "xml", "text[]"])
+@pytest.mark.parametrize(
+    "type_name",
+    ["text", "bytea", "jsonb", *(pytest.param(name, marks=pytest.mark.soak) for name in ("json", "xml", "text[]"))],
+)
 def test_values_of_20_mb(source: psycopg.Connection, type_name: str):
     if type_name not in usable(source, {type_name: None}):
         pytest.skip("this server was built without xml")

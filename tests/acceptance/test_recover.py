@@ -112,7 +112,8 @@ def test_a_restored_backup_loses_what_came_after_it_and_nothing_more(made: Made)
     ]
     [told] = deployment.call("verify")["recovered"]
     assert (told["trail"], told["incarnation"], told["lost"]) == (TRAIL, 2, found["lost"])
-    assert [row["new"]["note"] for row in deployment.call("history", "item", "25")] == ["note 25"]
+    assert [(row["new"]["note"], row["lost"]) for row in deployment.call("history", "item", "25")] == [("note 25", True)]
+    assert [row["lost"] for row in deployment.call("history", "item", "101")] == [False]
 
 
 def test_recovering_is_told_in_the_ledger_before_anything_of_the_new_incarnation(made: Made):

@@ -70,6 +70,8 @@ def format_records(records: "list[Record]", sealed_size: int | None, *, utc: boo
             f"  {actor:<{actor_width}}  {name}  ",
             _seal_mark(record, sealed_size),
         ]
+        if record.lost:
+            line.append(("   lost in a restore", "yellow"))
         if _has_no_actor(record):
             line.append(("   no actor set", "yellow"))
         yield line

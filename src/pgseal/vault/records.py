@@ -1,7 +1,7 @@
 """A sealed record as the vault has it, and as people and programs read it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -9,6 +9,7 @@ from psycopg import sql
 
 from pgseal.errors import FormatError
 from pgseal.postgres import Connection
+from pgseal.vault.lost import read_lost
 from pgseal.vault.values import format_key, parse_part
 
 _SHOWN = 8
@@ -40,6 +41,8 @@ class Record:
     actor_salt: bytes | None
     data: str | None
     data_salt: bytes | None
+    #: The trail lost it when its server was restored to an earlier state.
+    lost: bool = False
 
     @cached_property
     def who(self) -> Mapping[str, Any]:
@@ -125,6 +128,7 @@ class Record:
             "actor": None if self.actor is None else self.who,
             "data": None if self.source == "row" or self.data is None else self.what,
             "erased": [name for name, text in (("actor", self.actor), ("data", self.data)) if text is None],
+            "lost": self.lost,
         }
 
     @property
@@ -134,7 +138,11 @@ class Record:
 
 def fetch_records(connection: Connection, query: sql.Composed, values: Mapping[str, object]) -> list[Record]:
     """Run a query that selects ``COLUMNS``."""
-    return [Record(*row) for row in connection.execute(query, values)]
+    records = [Record(*row) for row in connection.execute(query, values)]
+    lost = read_lost(connection) if records else {}
+    return [
+        replace(record, lost=True) if record.leaf_index in lost.get(record.trail, ()) else record for record in records
+    ]
 
 
 def list_names(names: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from psycopg import sql
 
+from pgseal.core.ranges import LeafRanges
 from pgseal.errors import FormatError
 from pgseal.postgres import Connection
 from pgseal.vault.lost import read_lost
@@ -141,7 +142,7 @@ def fetch_records(connection: Connection, query: sql.Composed, values: Mapping[s
     records = [Record(*row) for row in connection.execute(query, values)]
     lost = read_lost(connection) if records else {}
     return [
-        replace(record, lost=True) if record.leaf_index in lost.get(record.trail, ()) else record for record in records
+        replace(record, lost=True) if record.leaf_index in lost.get(record.trail, LeafRanges()) else record for record in records
     ]
 
 

@@ -143,3 +143,7 @@ class MalformedRecordError(TamperError):
 
 class UnauthorizedErasureError(TamperError):
     """A part of a record is gone, and no sealed record allows it."""
+
+
+class TimeBoundError(TamperError):
+    """A record's time contradicts what a sealed HEARTBEAT says about times."""

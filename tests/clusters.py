@@ -22,6 +22,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -68,7 +69,7 @@ class Binaries:
 
 @functools.cache
 def find_installations() -> list[Binaries]:
-    """All installed servers of this machine: Debian's packages, embedded ones, then named ones."""
+    """All servers of this machine: Debian's, embedded ones, those of `scripts/setup.sh contrib`, then named ones."""
     found = [
         Binaries(int(directory.parent.name), directory, "debian")
         for directory in Path("/usr/lib/postgresql").glob("*/bin")
@@ -79,7 +80,8 @@ def find_installations() -> list[Binaries]:
         found += [
             Binaries(_ask_major(directory), directory, "embedded") for directory in Path(package).glob("pginstall*/bin")
         ]
-    named = [Path(name).absolute() for name in os.environ.get(NAMED_SERVERS, "").split(":") if name]
+    named = sorted(Path(sys.prefix, "contrib").glob("*/bin"))
+    named += [Path(name).absolute() for name in os.environ.get(NAMED_SERVERS, "").split(":") if name]
     return found + [Binaries(_ask_major(directory), directory, "named") for directory in named]
 
 

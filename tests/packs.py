@@ -95,16 +95,21 @@ class Log:
     def act(self, time: str, action: str, data: Any, *, trail: str = "vault", source: str = "system") -> int:
         """Add a record of pgseal's own."""
         return self.add(
-            time, trail=trail, action=action, relation=None, source=source, category="administration", actor={}, data=data
+            time,
+            trail=trail,
+            action=action,
+            relation=None,
+            source=source,
+            category="administration",
+            actor={},
+            data=data,
         )
 
     def beat(self, time: str, high: Mapping[str, str] | str, low: Mapping[str, str] | str, **future: list[int]) -> int:
         """Add a HEARTBEAT; one time stands for both trails."""
         highs = {"clinic": high, "vault": high} if isinstance(high, str) else high
         lows = {"clinic": low, "vault": low} if isinstance(low, str) else low
-        trails = {
-            trail: {"future": future.get(trail, []), "high": highs[trail], "low": lows[trail]} for trail in highs
-        }
+        trails = {trail: {"future": future.get(trail, []), "high": highs[trail], "low": lows[trail]} for trail in highs}
         return self.act(time, "HEARTBEAT", {"trails": trails})
 
     # -- packs

@@ -8,8 +8,8 @@ from contextlib import closing
 
 import psycopg
 import pytest
-from tests.acceptance.shell import Shell, fill
-from tests.deployments import ORIGIN, PGSEAL, TRAIL, Deployment, deploy, query
+from tests.acceptance.shell import fill
+from tests.deployments import ORIGIN, TRAIL, Deployment, deploy, query
 
 from pgseal.postgres import connect
 from pgseal.sealer.trails import SEALER_ROLE

@@ -153,6 +153,7 @@ class _Check:
         self._progress = progress
         self._on_match = on_match
         self._findings = FindingLog()
+        self._contradictions = FindingLog()  # findings once it is proved that the leaves are the log's
         self._checkpoint: Checkpoint | None = None
         self._info: PackInfo | None = None
         self._checked = 0
@@ -201,6 +202,7 @@ class _Check:
         except ProofError as error:
             error.where = _PACK
             raise
+        self._findings.extend(self._contradictions.listed, self._contradictions.total)
         answer, errors = judge.finish(checkpoint.size)
         for error in errors:
             self._findings.add(error)
@@ -240,7 +242,7 @@ class _Check:
                 )  # fmt: skip
             self._check_parts(record)
             for error in judge.take(record):
-                self._findings.add(error)
+                self._contradictions.add(error)
             if judge.is_match(record):
                 self._on_match(record)
             expected += 1

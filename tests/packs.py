@@ -1,7 +1,7 @@
 """Evidence packs of logs that are made up: right ones, and forged ones.
 
-Written from FORMATS.md with the standard library's zipfile, json and hashlib as far as that goes, so that a mistake of the
-code under test does not hide here.
+Written from FORMATS.md with the standard library's zipfile, json and hashlib as far as that goes, so that a mistake of
+the code under test does not hide here.
 """
 
 import io
@@ -83,8 +83,8 @@ class Log:
         data_text = data if isinstance(data, str) else json.dumps({"key": {"id": index}} if data is None else data)
         actor_salt, data_salt = (sha256(b"%b %d" % (name, index)).digest() for name in (b"actor", b"data"))
         envelope = {
-            "v": 1, "trail": trail, "incarnation": incarnation, "id": str(index + 1), "time": time, "xid": str(700 + index),
-            "source": source, "category": category, "action": action, "outcome": outcome, "relation": relation,
+            "v": 1, "trail": trail, "incarnation": incarnation, "id": str(index + 1), "time": time,
+            "xid": str(700 + index), "source": source, "category": category, "action": action, "outcome": outcome, "relation": relation,
             "commitments": {
                 "actor": commit(b"A", actor_salt, actor_text), "data": commit(b"D", data_salt, data_text),
             },

@@ -86,8 +86,9 @@ def test_a_pack_answers_offline_and_in_full(hour, tmp_path):
     elsewhere.mkdir()
     (tmp_path / "pack.zip").rename(elsewhere / "pack.zip")
     question = ("--since", since, "--until", until, "--table", "public.patients", "--action", "UPDATE")
+    command = ("verify", "pack.zip", "--vkey", vkey(deployment), *question, "--json")
     done = subprocess.run(
-        [sys.executable, "-c", NOTHING_BUT_THE_BASE, "verify", "pack.zip", "--vkey", vkey(deployment), *question, "--json"],
+        [sys.executable, "-c", NOTHING_BUT_THE_BASE, *command],
         cwd=elsewhere, capture_output=True, text=True, check=False, timeout=60,
         env={name: value for name, value in os.environ.items() if not name.startswith("PG")},
     )  # fmt: skip

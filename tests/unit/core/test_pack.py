@@ -100,7 +100,8 @@ def test_data_of_acts_is_read_or_refused(data):
 
 
 def test_a_heartbeat_says_what_its_members_say():
-    data = b'{"trails": {"a": {"future": [3], "high": "2026-11-23T09:00:00.000000Z", "low": "2026-11-23T09:01:00.000000Z"}}}'
+    bound = b'{"future": [3], "high": "2026-11-23T09:00:00.000000Z", "low": "2026-11-23T09:01:00.000000Z"}'
+    data = b'{"trails": {"a": ' + bound + b"}}"
     heartbeat = parse_heartbeat(data, 7)
     assert heartbeat.future == {3}
     assert heartbeat.is_after("2026-11-23T09:00:00.000001Z", ["a"])

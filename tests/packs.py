@@ -84,7 +84,8 @@ class Log:
         actor_salt, data_salt = (sha256(b"%b %d" % (name, index)).digest() for name in (b"actor", b"data"))
         envelope = {
             "v": 1, "trail": trail, "incarnation": incarnation, "id": str(index + 1), "time": time,
-            "xid": str(700 + index), "source": source, "category": category, "action": action, "outcome": outcome, "relation": relation,
+            "xid": str(700 + index), "source": source, "category": category, "action": action,
+            "outcome": outcome, "relation": relation,
             "commitments": {
                 "actor": commit(b"A", actor_salt, actor_text), "data": commit(b"D", data_salt, data_text),
             },

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from psycopg import sql
 
 from pgseal.copybinary import iter_rows, split_fields
-from pgseal.core.pack_bounds import HEARTBEAT, VAULT_TRAIL, Heartbeat, parse_heartbeat
+from pgseal.core.heartbeat import HEARTBEAT, parse_heartbeat
+from pgseal.core.pack_bounds import VAULT_TRAIL, Heartbeat
 from pgseal.errors import FormatError
 from pgseal.postgres import Connection, copy_messages, translated_errors
 
@@ -13,7 +14,7 @@ _SIDE = "vault"
 _COLUMNS = "leaf_index::bigint, actor_salt::bytea, actor::text, data_salt::bytea, data::text"
 _COUNT = 5
 # A HEARTBEAT is due every minute; one whose bounds are held back by a long transaction is one of few.
-_CANDIDATES = 10_000
+_CANDIDATES = 1000
 
 #: Leaf index; salt and text of the actor part, salt and text of the data part. None: erased.
 Parts = tuple[int, bytes | None, bytes | None, bytes | None, bytes | None]
@@ -54,14 +55,14 @@ class PackRows:
         condition = "time < %(time)s::timestamptz" if before is not None else "time >= %(time)s::timestamptz"
         query = sql.SQL(
             "SELECT leaf_index, data FROM vault.record WHERE source = 'system' AND action = %(action)s "
-            "AND trail = %(trail)s AND leaf_index < %(size)s AND {} ORDER BY time {} LIMIT {}"
+            "AND trail = %(trail)s AND leaf_index < %(size)s AND {} ORDER BY leaf_index {} LIMIT {}"
         ).format(sql.SQL(condition), sql.SQL(order), sql.Literal(_CANDIDATES))
         values = {"action": HEARTBEAT, "trail": VAULT_TRAIL, "size": tree_size, "time": before or since}
         with translated_errors(_SIDE):
             rows = self._connection.execute(query, values).fetchall()
         for leaf_index, data in rows:
             try:
-                yield parse_heartbeat((data or "").encode(), leaf_index)
+                yield Heartbeat(leaf_index, parse_heartbeat((data or "").encode()))
             except FormatError:
                 continue
 

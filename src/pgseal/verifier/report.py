@@ -56,6 +56,14 @@ class FindingLog:
 
 
 @dataclass(frozen=True, slots=True)
+class Gap:
+    """Two heartbeats with nothing between them for long; their times as records write them."""
+
+    begin: str
+    end: str
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The outcome of a verification that could be made.
 
@@ -66,6 +74,7 @@ class Report:
     ``not_compared`` names what was to be compared and could not be for want of something sound to compare it with:
     ``ledger``, ``vault``, ``trail NAME``. There is a finding that says why. ``retained`` counts, by trail, the sealed
     records that are gone from it as sealed RETENTION records say. ``recovered`` is what sealed RECOVER records say.
+    ``gaps`` are the first long stretches without a heartbeat: nothing says that sealing went on there.
     """
 
     ok: bool
@@ -80,6 +89,7 @@ class Report:
     not_compared: tuple[str, ...]
     retained: dict[str, int] = field(default_factory=dict[str, int])
     recovered: tuple[Recovery, ...] = ()
+    gaps: tuple[Gap, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of ``pgseal verify --json``."""
@@ -93,4 +103,5 @@ class Report:
             "not_compared": list(self.not_compared),
             "retained": self.retained,
             "recovered": [one.to_json() for one in self.recovered],
+            "gaps": [asdict(one) for one in self.gaps],
         }

@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.strategies import hashes, record_lines
 
+from pgseal.core.heartbeat import parse_heartbeat
 from pgseal.core.pack import (
     PackInfo,
     ProofLine,
@@ -14,7 +15,7 @@ from pgseal.core.pack import (
     parse_proof_line,
     parse_range_proof,
 )
-from pgseal.core.pack_bounds import parse_heartbeat
+from pgseal.core.pack_bounds import Heartbeat
 from pgseal.core.pack_erasure import parse_erase
 from pgseal.core.pack_filter import Filter
 from pgseal.core.record import format_envelope
@@ -93,22 +94,18 @@ def test_a_filter_that_no_record_could_match_is_refused(wanted, source):
 
 
 @given(st.binary(max_size=200))
-def test_data_of_acts_is_read_or_refused(data):
-    for parse in (lambda data: parse_heartbeat(data, 0), parse_erase):
-        with pytest.raises(FormatError):
-            parse(data)
+def test_data_of_an_erasure_is_read_or_refused(data):
+    with pytest.raises(FormatError):
+        parse_erase(data)
 
 
-def test_a_heartbeat_says_what_its_members_say():
+def test_a_heartbeat_speaks_of_the_trails_it_names():
     bound = b'{"future": [3], "high": "2026-11-23T09:00:00.000000Z", "low": "2026-11-23T09:01:00.000000Z"}'
-    data = b'{"trails": {"a": ' + bound + b"}}"
-    heartbeat = parse_heartbeat(data, 7)
+    heartbeat = Heartbeat(7, parse_heartbeat(b'{"trails": {"a": ' + bound + b"}}"))
     assert heartbeat.future == {3}
     assert heartbeat.is_after("2026-11-23T09:00:00.000001Z", ["a"])
     assert not heartbeat.is_after("2026-11-23T09:00:00.000000Z", ["a"])
     assert not heartbeat.is_after("2026-11-23T09:30:00.000000Z", ["a", "b"])
     assert heartbeat.is_beyond("2026-11-23T09:01:00.000000Z", ["a"])
     assert not heartbeat.is_beyond("2026-11-23T09:01:00.000001Z", ["a"])
-    for old, new in ((b"[3]", b"[-1]"), (b"[3]", b"[true]"), (b"[3]", b"3"), (b"000000Z", b"Z"), (b"low", b"lower")):
-        with pytest.raises(FormatError):
-            parse_heartbeat(data.replace(old, new), 7)
+    assert not Heartbeat(7, {}).is_beyond("2026-11-23T09:01:00.000000Z", [])

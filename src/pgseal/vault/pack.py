@@ -8,7 +8,8 @@ What the question does not ask for is withheld: parts of records that do not mat
 any case are the data of pgseal's own HEARTBEAT, ERASE, RETENTION and KEY_ROTATE records, which the answer rests on.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from pgseal.core.checkpoint import open_checkpoint
@@ -135,7 +136,8 @@ class _Maker:
         self._zip.add(PACK_JSON, [format_info(info)])
         self._zip.add(CHECKPOINT, [self._note])
         self._zip.add(RANGE_PROOF, [format_range_proof(proof)])
-        self._zip.add(RECORDS, self._iter_records(proof, progress))
+        with closing(self._iter_records(proof, progress)) as records:
+            self._zip.add(RECORDS, records)
         self._zip.add(PROOFS, (format_proof_line(self._outside[index]) + b"\n" for index in sorted(self._outside)))
         self._zip.add(README, [format_readme(info, self._checkpoint)])
         answer, errors = self._judge.finish(size)
@@ -143,16 +145,16 @@ class _Maker:
             raise errors[0]
         return Made(begin, end, size, self._zip.finish(), answer)
 
-    def _iter_records(self, proof: Sequence[bytes], progress: Progress) -> Iterator[bytes]:
+    def _iter_records(self, proof: Sequence[bytes], progress: Progress) -> Generator[bytes]:
         begin, end, checkpoint = self._begin, self._end, self._checkpoint
         tree = CompactRange(begin, proof[: begin.bit_count()])
-        parts = self._rows.iter_parts(begin, end)
         index = begin
-        for entries in self._reader.read_entries(begin, end, checkpoint.size):
-            yield b"".join(self._format_lines(index, entries, parts))
-            tree.extend(leaf_hashes(entries))
-            index += len(entries)
-            progress(index - begin, end - begin)
+        with closing(self._rows.iter_parts(begin, end)) as parts:
+            for entries in self._reader.read_entries(begin, end, checkpoint.size):
+                yield b"".join(self._format_lines(index, entries, parts))
+                tree.extend(leaf_hashes(entries))
+                index += len(entries)
+                progress(index - begin, end - begin)
         if root_with_right(tree, proof[begin.bit_count() :], checkpoint.size) != checkpoint.root:
             raise ProofError(
                 f"the entries of leaves {begin} to {end - 1} do not lead to the signed root", where="ledger"

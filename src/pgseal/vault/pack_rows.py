@@ -1,6 +1,7 @@
 """What an evidence pack needs of the vault: the parts of a range of records, and pgseal's own acts."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 
 from psycopg import sql
 
@@ -29,21 +30,25 @@ class PackRows:
         with translated_errors(_SIDE):
             connection.execute("SET row_security = off")
 
-    def iter_parts(self, begin: int, end: int) -> Iterator[Parts]:
-        """Yield the parts of the records with begin <= leaf_index < end, in that order."""
+    def iter_parts(self, begin: int, end: int) -> Generator[Parts]:
+        """Yield the parts of the records with begin <= leaf_index < end, in that order.
+
+        Must be closed before the connection is, where it is not read to its end.
+        """
         condition = sql.SQL("leaf_index >= {} AND leaf_index < {}").format(sql.Literal(begin), sql.Literal(end))
         return self._copy(condition)
 
-    def iter_acts(self, action: str, tree_size: int) -> Iterator[Parts]:
+    def iter_acts(self, action: str, tree_size: int) -> Generator[Parts]:
         """Yield the parts of pgseal's own sealed records of an action, oldest first."""
         condition = sql.SQL("source = 'system' AND trail = {} AND action = {} AND leaf_index < {}")
         return self._copy(condition.format(sql.Literal(VAULT_TRAIL), sql.Literal(action), sql.Literal(tree_size)))
 
-    def _copy(self, condition: sql.Composable) -> Iterator[Parts]:
+    def _copy(self, condition: sql.Composable) -> Generator[Parts]:
         query = sql.SQL("SELECT {} FROM vault.record WHERE {} ORDER BY leaf_index").format(sql.SQL(_COLUMNS), condition)
-        for row in iter_rows(copy_messages(self._connection, query, side=_SIDE, binary=True)):
-            leaf_index, actor_salt, actor, data_salt, data = split_fields(row[2:], _COUNT, source="vault row")
-            yield int.from_bytes(leaf_index or b"", "big", signed=True), actor_salt, actor, data_salt, data
+        with closing(copy_messages(self._connection, query, side=_SIDE, binary=True)) as messages:
+            for row in iter_rows(messages):
+                leaf_index, actor_salt, actor, data_salt, data = split_fields(row[2:], _COUNT, source="vault row")
+                yield int.from_bytes(leaf_index or b"", "big", signed=True), actor_salt, actor, data_salt, data
 
     def iter_heartbeats(self, tree_size: int, *, before: str | None = None, since: str | None = None
                         ) -> Iterator[Heartbeat]:  # fmt: skip

@@ -18,6 +18,7 @@ from pgseal.postgres import Connection, connect, translated_errors
 from pgseal.sealer.registered import find_forged_marks
 from pgseal.sealer.state import read_finding
 from pgseal.sealer.trails import SEALER_ROLE, VAULT_TRAIL, TrailAddress, read_state, trail_addresses
+from pgseal.sealer.witnessing import read_witnessing
 from pgseal.settings import Settings, Source, is_pattern
 from pgseal.trail.capture import TableRule
 from pgseal.trail.feed import PollFeed
@@ -43,6 +44,7 @@ def collect_status(settings: Settings) -> dict[str, Any]:
     vault = _attempt(lambda: _connect_vault(settings), warnings)
     unknown = {"size": None, "root": None, "checkpoint_age_s": None}
     ledger = _attempt(lambda: _read_ledger(settings), warnings) or unknown
+    witnesses = _attempt(lambda: read_witnessing(settings, warnings), warnings)
     trails = [_read_trail(address, vault, warnings) for address in trail_addresses(settings)]
     tables: list[dict[str, Any]] = []
     unread: list[str] = []
@@ -61,11 +63,11 @@ def collect_status(settings: Settings) -> dict[str, Any]:
         warnings.append(
             f"records wait ({unsealed:,}) and no checkpoint was signed for {age:.0f} s: is pgseal seal running?"
         )
-    warnings.append("no witness is configured: whoever holds key, ledger and vault could rewrite history unseen")
     return {
         "origin": settings.origin,
         "trails": trails,
         "ledger": ledger,
+        "witnesses": witnesses,
         "vault": {"records": records},
         "unattributed": {"last_hour": unattributed},
         "tables": tables,

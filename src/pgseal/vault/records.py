@@ -142,7 +142,8 @@ def fetch_records(connection: Connection, query: sql.Composed, values: Mapping[s
     records = [Record(*row) for row in connection.execute(query, values)]
     lost = read_lost(connection) if records else {}
     return [
-        replace(record, lost=True) if record.leaf_index in lost.get(record.trail, LeafRanges()) else record for record in records
+        replace(record, lost=True) if record.leaf_index in lost.get(record.trail, LeafRanges()) else record
+        for record in records
     ]
 
 

@@ -66,6 +66,8 @@ class Report:
     ``not_compared`` names what was to be compared and could not be for want of something sound to compare it with:
     ``ledger``, ``vault``, ``trail NAME``. There is a finding that says why. ``retained`` counts, by trail, the sealed
     records that are gone from it as sealed RETENTION records say. ``recovered`` is what sealed RECOVER records say.
+    ``warnings`` are no findings: what is weaker than it should be. ``witnessed`` is the size that the witnesses vouch
+    for, as the policy wants it; None without one.
     """
 
     ok: bool
@@ -80,6 +82,8 @@ class Report:
     not_compared: tuple[str, ...]
     retained: dict[str, int] = field(default_factory=dict[str, int])
     recovered: tuple[Recovery, ...] = ()
+    warnings: tuple[str, ...] = ()
+    witnessed: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of ``pgseal verify --json``."""
@@ -93,4 +97,6 @@ class Report:
             "not_compared": list(self.not_compared),
             "retained": self.retained,
             "recovered": [one.to_json() for one in self.recovered],
+            "witnessed": self.witnessed,
+            "warnings": list(self.warnings),
         }

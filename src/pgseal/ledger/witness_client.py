@@ -44,6 +44,7 @@ class WitnessClient:
             if parts.scheme == "https"
             else http.client.HTTPConnection(host, port, timeout=timeout)
         )
+        self._is_aborted = False
 
     def add_checkpoint(self, body: bytes) -> Response:
         """Send a request of ``add-checkpoint``; raises ``UnavailableError``."""
@@ -56,6 +57,7 @@ class WitnessClient:
 
     def abort(self) -> None:
         """Let whoever waits for an answer fail at once."""
+        self._is_aborted = True
         connection = self._connection.sock
         if connection is not None:  # pyright: ignore[reportUnnecessaryComparison]  None while not connected
             with suppress(OSError):
@@ -66,12 +68,13 @@ class WitnessClient:
         self._connection.close()
 
     def _ask(self, method: str, path: str, body: bytes | None = None) -> Response:
+        self._is_aborted = False
         is_kept = self._connection.sock is not None  # pyright: ignore[reportUnnecessaryComparison]
         try:
             return self._ask_once(method, path, body)
         except (OSError, http.client.HTTPException) as error:
             # A connection that was kept may have been closed by the other side meanwhile; asking twice does no harm.
-            if not is_kept or isinstance(error, TimeoutError):
+            if not is_kept or self._is_aborted or isinstance(error, TimeoutError):
                 raise self._explain(error) from error
         try:
             return self._ask_once(method, path, body)

@@ -120,11 +120,16 @@ class Witnesses:
         ]
         self._rounds: list[_Round] = []
         self._witnessed: tuple[int, int] = (-1, 0)
+        self._is_closed = False
 
     def close(self) -> None:
         """Let go of the connections; what is still being asked is not waited for."""
+        self._is_closed = True
         for member in self._members:
-            member.client.abort()
+            if member.question is None or member.question.done():
+                member.client.close()
+            else:
+                member.client.abort()
 
     def describe(self) -> dict[str, str | None]:
         """Return what is wrong with each witness, None if nothing is."""
@@ -216,6 +221,8 @@ class Witnesses:
                 question.set_result((found, time.monotonic()))
             except BaseException as error:  # noqa: BLE001 - whoever takes the answer is told
                 question.set_exception(error)
+            if self._is_closed:
+                member.client.close()
 
         # A daemon: a witness that never answers must not keep the sealer from ending.
         Thread(target=work, name=f"witness-{member.address.name}", daemon=True).start()

@@ -32,7 +32,9 @@ def run(arguments: Namespace) -> Iterator[Figure]:
         with psycopg.connect(dsn, autocommit=True) as connection:
             _prepare(connection, dsn, arguments.rows)
             yield from _bulk(connection, arguments)
-        yield from _single(cluster, arguments)
+        yield from _single(cluster, arguments, "single_update", "off")
+        # As applications have it: each commit waits for the disk.
+        yield from _single(cluster, arguments, "durable_update", "on")
         yield from _tpcb(cluster, arguments)
         if arguments.growth:
             yield _growth(dsn, arguments)
@@ -134,25 +136,26 @@ def _in_turn(number: int) -> list[str]:
 _TRAIL_SIZE = "(SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree('audit.record') WHERE isleaf)"
 
 
-def _single(cluster: Cluster, arguments: Namespace) -> Iterator[Figure]:
+def _single(cluster: Cluster, arguments: Namespace, figure: str, synchronous_commit: str) -> Iterator[Figure]:
+    """Transactions that change one row each, from two clients."""
     rates: dict[str, list[float]] = {name: [] for name in TABLES}
     for number in range(arguments.rounds + 1):
         for name in _in_turn(number):
-            rate = _pgbench(cluster, name, arguments.rows, SECONDS if number else WARM_UP_SECONDS)
+            rate = _pgbench(cluster, name, arguments.rows, SECONDS if number else WARM_UP_SECONDS, synchronous_commit)
             if number:
                 rates[name].append(rate)
     plain, minimal, sealed = (median(rates[name]) for name in TABLES)
-    yield Figure("capture.single_update.unaudited_tps", plain, "1/s")
-    yield Figure("capture.single_update.minimal_tps", minimal, "1/s")
-    yield Figure("capture.single_update.pgseal_tps", sealed, "1/s")
-    yield Figure("capture.single_update.tps_vs_minimal", sealed / minimal, "ratio")
+    yield Figure(f"capture.{figure}.unaudited_tps", plain, "1/s")
+    yield Figure(f"capture.{figure}.minimal_tps", minimal, "1/s")
+    yield Figure(f"capture.{figure}.pgseal_tps", sealed, "1/s")
+    yield Figure(f"capture.{figure}.tps_vs_minimal", sealed / minimal, "ratio")
 
 
-def _pgbench(cluster: Cluster, table: str, rows: int, seconds: int) -> float:
+def _pgbench(cluster: Cluster, table: str, rows: int, seconds: int, synchronous_commit: str) -> float:
     script = (
         f"\\set id random(1, {rows})\nUPDATE {table} SET balance = balance + 1, visits = visits + 1 WHERE id = :id;\n"
     )
-    return _run_pgbench(cluster.dsn("bench", options="-c synchronous_commit=off"), seconds, script)
+    return _run_pgbench(cluster.dsn("bench", options=f"-c synchronous_commit={synchronous_commit}"), seconds, script)
 
 
 def _run_pgbench(dsn: str, seconds: int, script: str | None = None) -> float:

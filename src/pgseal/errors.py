@@ -141,5 +141,9 @@ class MalformedRecordError(TamperError):
     """A row of a trail that cannot be a record; sealed as ``MALFORMED``."""
 
 
+class TimeBoundError(TamperError):
+    """A HEARTBEAT says of a trail's times what its leaves contradict."""
+
+
 class UnauthorizedErasureError(TamperError):
     """A part of a record is gone, and no sealed record allows it."""

@@ -123,7 +123,10 @@ def test_everything_made_by_hand_is_found_and_mended(shell, clinic):
         ("function audit.set_context(jsonb)", "was rewritten"),
     }
     assert any(subject == "table audit.record" and "swallow" in text for subject, text in found)
-    left = shell.json("apply")["left"]
+    done = shell.json("apply")
+    left = done["left"]
+    assert {(change["subject"], change["text"]) for change in done["applied"] + left if change["outside"]} == found
+    assert not [change for change in done["applied"] if change in left]
     assert {change["subject"] for change in left} == {"table audit.notes", "a partition of audit.record"}
     assert read(clinic, "SELECT pg_get_functiondef('audit.set_context'::regproc)") == before
     execute(clinic, "UPDATE patients SET name = 'x'")
@@ -165,21 +168,22 @@ def test_a_locked_table_stops_all_of_it_and_nobody_waits(shell, clinic):
 @pytest.mark.usefixtures("clinic")
 def test_two_at_once(shell):
     write_policy(shell, POLICY)
-    ends: list[int] = []
+    ends: list[str] = []
 
     def run():
         try:
             shell("apply")
-            ends.append(0)
-        except AssertionError:
-            ends.append(1)
+            ends.append("")
+        except AssertionError as error:
+            ends.append(str(error))
 
     threads = [threading.Thread(target=run) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert 0 in ends
+    assert "" in ends
+    assert all("exit 2" in end and "another pgseal is at work on public.patients" in end for end in ends if end)
     assert changes(shell, "--check") == []
     shell("seal", "--once")
     shell("verify")
@@ -199,25 +203,54 @@ def test_what_cannot_be_is_refused_whole(shell, clinic):
         write_policy(shell, policy)
         assert message in shell.refuse("apply")
         assert message in shell.refuse("plan")
-    role = f"owner_{psycopg.conninfo.conninfo_to_dict(clinic)['dbname']}"
+    assert read(clinic, "SELECT * FROM audit.tracked") == []
+
+
+def test_each_missing_right_is_named_with_the_statement_that_grants_it(shell, clinic):
+    """Of many tables in one line, and none of them is tracked; of plan, which has to make a schema."""
+    database = psycopg.conninfo.conninfo_to_dict(clinic)["dbname"]
+    roles = [f"{name}_{database}"[:63] for name in ("admin", "one", "other")]
     execute(
         clinic,
-        f"CREATE ROLE {role} LOGIN IN ROLE pgseal_owner, pgseal_sealer",
-        f"GRANT CREATE ON DATABASE {psycopg.conninfo.conninfo_to_dict(clinic)['dbname']} TO {role}",
-        f"ALTER TABLE patients OWNER TO {role}",
+        f"CREATE ROLE {roles[0]} LOGIN IN ROLE pgseal_owner, pgseal_sealer",
+        *(f"CREATE ROLE {role}" for role in roles[1:]),
+        f"ALTER TABLE patients OWNER TO {roles[0]}",
+        f"ALTER TABLE visits OWNER TO {roles[1]}",
+        f"ALTER TABLE sessions OWNER TO {roles[2]}",
+        f"ALTER TABLE tmp_import OWNER TO {roles[2]}",
     )
     try:
-        write_policy(shell, '\n[source.tables."public.*"]\n')
         path = shell.directory / "pgseal.toml"
-        text = path.read_text()
-        path.write_text(text.replace(f'dsn = "{clinic}"', f'dsn = "{make_conninfo(clinic, user=role)}"'))
-        refusal = shell.refuse("apply")
-        for name in ("visits", "sessions", "tmp_import"):
-            assert f"public.{name}" in refusal
-        assert "public.patients" not in refusal
+        path.write_text(
+            path.read_text().replace(f'dsn = "{clinic}"', f'dsn = "{make_conninfo(clinic, user=roles[0])}"')
+        )
+        expected = (
+            "only the owner of public.sessions, public.tmp_import, public.visits may attach triggers, "
+            f"'{roles[0]}' is not; connect as '{roles[1]}' or '{roles[2]}' (admin_dsn), or: "
+            f"GRANT {roles[1]}, {roles[2]} TO {roles[0]}\n"
+        )
+        before = path.read_text()
+        assert expected in shell.refuse("track", "public.*")
+        assert path.read_text() == before
+        write_policy(shell, '\n[source.tables."public.*"]\n')
+        for command in ("plan", "apply"):
+            refusal = shell.refuse(command)
+            assert expected in refusal
         assert read(clinic, "SELECT * FROM audit.tracked") == []
+        execute(clinic, refusal.partition(", or: ")[2])
+        refusal = shell.refuse("plan")
+        assert f"as the database's owner: GRANT CREATE ON DATABASE {database} TO {roles[0]}" in refusal
+        execute(clinic, refusal.partition("owner: ")[2])
+        assert len(changes(shell)) == 4
+        shell("apply")
+        assert changes(shell, "--check") == []
     finally:
-        execute(clinic, "ALTER TABLE patients OWNER TO CURRENT_USER", f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+        execute(
+            clinic,
+            *(f"ALTER TABLE {name} OWNER TO CURRENT_USER" for name in ("patients", "visits", "sessions", "tmp_import")),
+            *(f"DROP OWNED BY {role}" for role in roles),
+            *(f"DROP ROLE {role}" for role in roles),
+        )
 
 
 def test_the_sql_does_what_apply_does(shell, clinic):

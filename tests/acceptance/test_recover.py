@@ -112,7 +112,9 @@ def test_a_restored_backup_loses_what_came_after_it_and_nothing_more(made: Made)
     ]
     [told] = deployment.call("verify")["recovered"]
     assert (told["trail"], told["incarnation"], told["lost"]) == (TRAIL, 2, found["lost"])
-    assert [(row["new"]["note"], row["lost"]) for row in deployment.call("history", "item", "25")] == [("note 25", True)]
+    assert [(row["new"]["note"], row["lost"]) for row in deployment.call("history", "item", "25")] == [
+        ("note 25", True)
+    ]
     assert [row["lost"] for row in deployment.call("history", "item", "101")] == [False]
 
 

@@ -11,7 +11,7 @@ from pgseal.sealer import seal as sealing
 from pgseal.sealer.seal import Sealer
 
 #: Floors that say: whoever has an xid of at least that of the kept snapshot has ids above all that were drawn.
-FLOORS_AHEAD = "UPDATE vault.feed SET floors = ARRAY[%s, %s]::bigint[] WHERE trail = %s"
+FLOORS_AHEAD = "UPDATE vault.feed SET floors = ARRAY[%s, %s, 0]::bigint[] WHERE trail = %s"
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_another_incarnation_does_not_hide_what_was_changed(deployment):
     assert ("rollback", "vault", TRAIL) in {(one["kind"], one["where"], one["trail"]) for one in report["findings"]}
 
 
-@pytest.mark.parametrize("floors", ["{1}", "{1,NULL}", "{{1,2},{3,4}}", "{3,99999999999}"])
+@pytest.mark.parametrize("floors", ["{1}", "{1,NULL}", "{{1,2},{3,4}}", "{3,99999999999,0}"])
 def test_floors_that_no_sealer_wrote_stop_it(deployment, floors):
     query(deployment.vault, "UPDATE vault.feed SET floors = %s WHERE trail = %s", floors, TRAIL)
     with pytest.raises(TamperError):
@@ -135,7 +135,7 @@ def test_floors_put_ahead_of_an_open_transaction_are_found_when_it_commits(deplo
     assert find(deployment) == [("altered_record", "vault", TRAIL, hidden)]
 
 
-@pytest.mark.parametrize("floors", ["{1}", "{3,99999999999}"])
+@pytest.mark.parametrize("floors", ["{1}", "{3,99999999999,0}"])
 def test_floors_that_no_sealer_wrote_are_a_finding(deployment, floors):
     query(deployment.vault, "UPDATE vault.feed SET floors = %s WHERE trail = %s", floors, TRAIL)
     assert [one[:3] for one in find(deployment)] == [("altered_record", "vault", TRAIL)]

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from tests.deployments import open_trail
 
-from pgseal.errors import ConfigError
+from pgseal.errors import CaptureError, ConfigError
 from pgseal.trail.capture import TableRule
 from pgseal.trail.registry import list_tracked
 from pgseal.trail.track import track, untrack
@@ -82,6 +82,22 @@ def test_a_baseline_that_broke_off_is_pending_and_can_be_made_up(source: psycopg
     source.execute("UPDATE t SET v = 1 WHERE id = 1")
     assert track(source.info.dsn, "public", "t", TableRule(), side="source").rows == 10
     assert [table.baseline for table in list_tracked(source)] == ["done"]
+
+
+def test_no_second_baseline_is_begun_beside_one(source: psycopg.Connection):
+    source.execute("CREATE TABLE t (id int PRIMARY KEY, v int)")
+    source.execute("INSERT INTO t VALUES (1, 1)")
+    refusals: list[str] = []
+
+    def track_again(_done: int, _total: int) -> None:
+        with pytest.raises(CaptureError) as caught:
+            track(source.info.dsn, "public", "t", TableRule(), side="source")
+        refusals.append(str(caught.value))
+
+    track(source.info.dsn, "public", "t", TableRule(), side="source", progress=track_again)
+    assert refusals == ["another pgseal is at work on public.t; nothing was changed; try again when it has finished"]
+    assert [table.baseline for table in list_tracked(source)] == ["done"]
+    assert source.execute("SELECT count(*) FROM audit.record").fetchone() == (2,)
 
 
 def test_no_baseline_is_a_recorded_gap(source: psycopg.Connection):

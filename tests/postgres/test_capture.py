@@ -270,11 +270,31 @@ def test_a_context_left_behind_is_ignored(source: psycopg.Connection):
 
 @pytest.mark.parametrize(
     ("context", "message"),
-    [("null", "JSON object"), ("[1]", "JSON object"), ('{"a": "' + "x" * 16384 + '"}', "at most 16384")],
+    [
+        ("null", "pgseal: context must be a JSON object"),
+        ("[1]", "pgseal: context must be a JSON object"),
+        ('"alice"', "pgseal: context must be a JSON object"),
+        ('{"a": "' + "x" * 16384 + '"}', "pgseal: .* at most 16384"),
+        ('{"actor": "\\u0000"}', "Unicode escape"),
+        ('{"actor": "\\ud800"}', "for type json"),
+        ("{actor: alice}", "for type json"),
+    ],
 )
 def test_context_is_checked(source: psycopg.Connection, context: str, message: str):
     with pytest.raises(psycopg.Error, match=message):
         source.execute("SELECT audit.set_context(%s::jsonb)", [context])
+
+
+def test_a_context_of_bytes_that_are_no_text_is_refused(source: psycopg.Connection):
+    """By the server, before pgseal has it; what is written after that is recorded, without an actor."""
+    source.execute("CREATE TABLE t (id int)")
+    follow(source, "t")
+    for value in (b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"a\x00b"):
+        binary = b"\x01" + b'{"actor": "' + value + b'"}'  # text would end at a NUL
+        result = source.pgconn.exec_params(b"SELECT audit.set_context($1)", [binary], [0], [1])
+        assert b"invalid byte sequence" in result.error_message
+    source.execute("INSERT INTO t VALUES (1)")
+    assert [row["claimed"] for row in records(source)] == [None]
 
 
 def test_application_events(source: psycopg.Connection, make_role: Any):

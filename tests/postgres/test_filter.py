@@ -6,6 +6,8 @@ from typing import Any
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tests.clusters import Cluster
 from tests.replay import ReplayedTable, parse_json
 
@@ -168,6 +170,53 @@ def test_truncate_says_how_many_rows_went_and_how_many_of_them_are_covered(
         partitions = [("TRUNCATE_PARTITION", None, 4, 2), ("TRUNCATE_PARTITION", None, 0, 0)]
         assert found == [*rows, *partitions, ("TRUNCATE", None, None, None)]
     check_replay(t)
+
+
+@pytest.mark.slow
+def test_replay_gives_what_is_covered_whatever_is_done(source: psycopg.Connection, mode: str):
+    """Random filters and random statements, on the table as it was tracked and after it was altered."""
+
+    @settings(max_examples=15, suppress_health_check=list(HealthCheck))
+    @given(filter_texts, st.lists(statements, min_size=3, max_size=12), st.integers(0, 12))
+    def check(where: str, work: list[str], altered_after: int) -> None:
+        run(source, "DROP TABLE IF EXISTS t", *KINDS[mode], "TRUNCATE audit.record")
+        run(source, "INSERT INTO t SELECT i, CASE i % 3 WHEN 0 THEN 'a' WHEN 1 THEN 'b' END, i * 30, 'x' "
+                    "FROM generate_series(1, 9) AS i")  # fmt: skip
+        follow(source, where)
+        for number, statement in enumerate(work):
+            if number == altered_after:
+                run(source, "ALTER TABLE t ALTER v SET STATISTICS 5", "ALTER TABLE t DROP CONSTRAINT t_pkey")
+            run(source, statement)
+        check_replay(source, where)
+
+    check()
+
+
+_tests = st.one_of(
+    st.builds("tenant {} '{}'".format, st.sampled_from(["=", "<>", ">"]), st.sampled_from(["a", "b"])),
+    st.builds("total {} {}".format, st.sampled_from(["<", ">=", "="]), st.sampled_from([0, 60.5, 150])),
+    st.sampled_from(["tenant is null", "total is not null", "id in (1, 2, 3)", "v not in ('x', 'y')"]),
+)
+filter_texts = st.recursive(
+    _tests,
+    lambda inner: st.one_of(
+        st.builds("not ({})".format, inner),
+        st.builds("({}) {} ({})".format, inner, st.sampled_from(["and", "or"]), inner),
+    ),
+    max_leaves=4,
+)
+_values = st.sampled_from(["tenant = 'a'", "tenant = 'b'", "tenant = NULL", "total = NULL", "total = 60.5",
+                           "total = total - 45", "v = 'y'", "v = v || '.'", "id = id + 100"])  # fmt: skip
+_rows = st.sampled_from(["true", "id = 2", "id < 4", "id % 2 = 0", "tenant IS NULL", "total > 100", "false"])
+statements = st.one_of(
+    st.builds("UPDATE t SET {} WHERE id < 400 AND ({})".format, _values, _rows),
+    st.builds("DELETE FROM t WHERE {} AND id % 4 = 3".format, _rows),
+    st.builds(
+        "INSERT INTO t SELECT coalesce(max(id), 0) + i, {}, i * 40, 'n' FROM t, generate_series(1, {}) AS i "
+        "GROUP BY i HAVING coalesce(max(id), 0) < 900".format,
+        st.sampled_from(["'a'", "'b'", "NULL"]), st.sampled_from([1, 3]),
+    ),
+)  # fmt: skip
 
 
 # -- policies beside it --------------------------------------------------------------------------------------------

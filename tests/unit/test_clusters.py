@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from tests.clusters import Binaries, Cluster, _is_alive, find_binaries
+from tests.clusters import Binaries, Cluster, _is_alive, find_binaries, find_installations
 from tests.conftest import NewCluster, NewDatabase
 
 
@@ -20,15 +20,16 @@ def test_every_major_answers_with_its_own_version(any_cluster: Cluster):
 
 
 def test_more_majors_are_found_where_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.clusters.find_installations", find_installations.__wrapped__)
     monkeypatch.delenv("PGSEAL_POSTGRES", raising=False)
-    installed = find_binaries.__wrapped__()
+    installed = find_binaries()
     for major in (*installed, 99):
         program = tmp_path / f"{major}" / "postgres"
         program.parent.mkdir()
         program.write_text(f"#!/bin/sh\necho 'postgres (PostgreSQL) {major}.1'\n", encoding="utf-8")
         program.chmod(0o755)
     monkeypatch.setenv("PGSEAL_POSTGRES", ":".join(map(str, tmp_path.iterdir())))
-    assert find_binaries.__wrapped__() == {**installed, 99: Binaries(99, tmp_path / "99", "named")}
+    assert find_binaries() == {**installed, 99: Binaries(99, tmp_path / "99", "named")}
 
 
 def test_debian_cluster_preloads_pgaudit(cluster15: Cluster):

@@ -56,7 +56,7 @@ def apply(
             "left": remaining,
         })  # fmt: skip
         return
-    if found.changes:
+    if found.steps or found.repairs:
         rows = sum(table.rows for table in tracked)
         say(("✓", "green"), f" applied in one transaction, {format_count(rows, 'row')} recorded as they stand")
     if left.changes:

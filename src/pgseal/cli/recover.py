@@ -56,6 +56,7 @@ def recover(
     Compares the trail with all that was sealed of it, seals a RECOVER record that says what is gone, and then what was
     never sealed. What is gone from the trail stays in vault and ledger. What no restore explains is a finding.
     """
+    from pgseal.cli.retain import has_obstacles
     from pgseal.core.recovery import KINDS
     from pgseal.sealer.recover import Said
 
@@ -63,7 +64,7 @@ def recover(
         raise ConfigError(f"--kind {kind!r} is none: {', '.join(KINDS)}")
     settings = load_settings(context)
     report = _verify(settings, quiet=as_json)
-    if not report.ok:
+    if has_obstacles(report):
         return _refuse(report, as_json=as_json)
     said = Said(kind, reason)
     if dry_run:

@@ -55,7 +55,7 @@ def retain(
     settings = load_settings(context)
     with closing(_Retainer(settings, quiet=as_json)) as retainer:
         outcome = retainer.run(dry_run=dry_run)
-    is_clean = not outcome.kept and (outcome.report is None or not _find_obstacles(outcome.report))
+    is_clean = not outcome.kept and (outcome.report is None or not has_obstacles(outcome.report))
     if as_json:
         _print(outcome, is_clean=is_clean, dry_run=dry_run)
     else:
@@ -131,7 +131,7 @@ class _Retainer:
         if not dry_run:
             seal_all(self._settings)
         plans, report = self._verify()
-        if _find_obstacles(report):
+        if has_obstacles(report):
             return _Outcome(report=report)
         ready, kept = _split(plans)
         if dry_run:
@@ -292,10 +292,10 @@ def _plan(source: "Source", partition: "Partition", incarnation: int, match: "Ma
     return _Plan(source, partition, retentions, match)
 
 
-def _find_obstacles(report: "Report") -> bool:
-    """Return whether anything was found, but for MALFORMED rows: these are found for ever, and stay where they are."""
+def has_obstacles(report: "Report") -> bool:
+    """Return whether anything was found but what is found for ever: MALFORMED rows, and bounds a clock contradicted."""
     return report.total_findings > len(report.findings) or any(
-        finding.kind != "malformed_record" for finding in report.findings
+        finding.kind not in {"malformed_record", "time_bound"} for finding in report.findings
     )
 
 
@@ -347,7 +347,7 @@ def _show(outcome: _Outcome, settings: "Settings", *, dry_run: bool) -> None:
     from pgseal.cli.output import format_count, printable, say
     from pgseal.cli.verify import show_findings
 
-    if outcome.report is not None and _find_obstacles(outcome.report):
+    if outcome.report is not None and has_obstacles(outcome.report):
         say("nothing is dropped while there are findings:")
         show_findings(outcome.report)
         return

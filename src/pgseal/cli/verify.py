@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "pgseal verify"
 
+_SHOWN_GAPS = 3
 _SHOWN_FINDINGS = 50
 _LOCK_SECONDS = 60.0
 
@@ -167,6 +168,17 @@ def _show(report: "Report", rows: dict[str, int], kept_on: str | None) -> None:
             say(f"{label:<{width}}  {'':>{count_width}}  ", ("not compared", "red"))
         else:
             say(f"{label:<{width}}  {count:>{count_width}}  ", (words, "green") if ok else ("findings below", "red"))
+    _show_notes(report, rows)
+    if report.ok:
+        say(("✓ ", "green"), "nothing was changed, removed or added behind pgseal's back")
+    else:
+        show_findings(report)
+
+
+def _show_notes(report: "Report", rows: "dict[str, int]") -> None:
+    """Say what is no finding, and has to be known."""
+    from pgseal.cli.output import format_count, printable, say
+
     for name, count in report.retained.items():
         say(
             f"  {format_count(count, 'more record')} of trail {printable(name)} dropped past their retention, as sealed"
@@ -175,16 +187,16 @@ def _show(report: "Report", rows: dict[str, int], kept_on: str | None) -> None:
         lost = f"{format_count(one.lost_count, 'sealed record')} gone from it" if one.lost_count else "nothing lost"
         name = f"trail {printable(one.trail)}"
         say(f"  {name} is at incarnation {one.incarnation}, {one.kind.replace('_', ' ')}: {lost}, as sealed")
+    for gap in report.gaps[:_SHOWN_GAPS]:
+        say(("! ", "yellow"), f"no heartbeat from {gap.begin} to {gap.end}: nothing says that sealing went on")
+    if len(report.gaps) > _SHOWN_GAPS:
+        say(f"  and {len(report.gaps) - _SHOWN_GAPS:,} more such gaps:  pgseal verify --json")
     if report.waiting:
         say(f"  {format_count(report.waiting, 'row')} not sealed yet:  pgseal seal")
     for name in report.unchecked_trails:
         say(("! ", "yellow"), f"trail {printable(name)} was not compared: {_why_unchecked(report, name, rows)}")
     for warning in report.warnings:
         say(("! ", "yellow"), printable(warning))
-    if report.ok:
-        say(("✓ ", "green"), "nothing was changed, removed or added behind pgseal's back")
-    else:
-        show_findings(report)
 
 
 def _describe_ledger(report: "Report", kept_on: str | None) -> str:

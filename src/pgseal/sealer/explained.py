@@ -13,7 +13,7 @@ from pgseal.ledger.reader import LedgerReader
 from pgseal.vault.rows import parse_row
 from pgseal.vault.store import VaultStore
 
-_Act = TypeVar("_Act", Retention, Recovery)
+_Said = TypeVar("_Said")
 
 
 def read_retentions(vault: VaultStore, ledger: LedgerReader, tree_size: int) -> list[Retention]:
@@ -48,6 +48,14 @@ def read_recoveries(vault: VaultStore, ledger: LedgerReader, tree_size: int, tra
     return found
 
 
+def read_newest_act(
+    vault: VaultStore, ledger: LedgerReader, tree_size: int, action: str, parse: Callable[[bytes], _Said]
+) -> tuple[int, _Said] | None:
+    """Return leaf index and meaning of the newest sealed record of ``action``; raises as ``read_retentions``."""
+    line = vault.read_newest_act(action, tree_size)
+    return None if line is None else _check_act(line, LeafBuilder(), ledger, tree_size, action, parse)
+
+
 def _parse_recorded(data: str) -> Recovery | None:
     try:
         return parse_recovery(data.encode())
@@ -56,21 +64,29 @@ def _parse_recorded(data: str) -> Recovery | None:
 
 
 def _read_acts(
-    vault: VaultStore, ledger: LedgerReader, tree_size: int, action: str, parse: Callable[[bytes], _Act]
-) -> list[tuple[int, _Act]]:
+    vault: VaultStore, ledger: LedgerReader, tree_size: int, action: str, parse: Callable[[bytes], _Said]
+) -> list[tuple[int, _Said]]:
     leaves = LeafBuilder()
-    found: list[tuple[int, _Act]] = []
-    for line in vault.read_acts(action, tree_size):
-        index = int(line.partition(b"\t")[0])
-        try:
-            row = parse_row(line, leaves)
-            act = parse(unescape(row.content[-1]))
-        except FormatError as error:
-            raise _altered(action, index, str(error)) from error
-        if row.leaf_data != ledger.leaf(index, tree_size):
-            raise _altered(action, index, "it does not give the ledger's entry")
-        found.append((index, act))
-    return found
+    return [_check_act(line, leaves, ledger, tree_size, action, parse) for line in vault.read_acts(action, tree_size)]
+
+
+def _check_act(
+    line: bytes,
+    leaves: LeafBuilder,
+    ledger: LedgerReader,
+    tree_size: int,
+    action: str,
+    parse: Callable[[bytes], _Said],
+) -> tuple[int, _Said]:
+    index = int(line.partition(b"\t")[0])
+    try:
+        row = parse_row(line, leaves)
+        said = parse(unescape(row.content[-1]))
+    except FormatError as error:
+        raise _altered(action, index, str(error)) from error
+    if row.leaf_data != ledger.leaf(index, tree_size):
+        raise _altered(action, index, "it does not give the ledger's entry")
+    return index, said
 
 
 def _altered(action: str, leaf_index: int, problem: str) -> AlteredRecordError:

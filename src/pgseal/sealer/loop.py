@@ -3,6 +3,7 @@
 import time
 from threading import Event
 
+from pgseal.core.heartbeat import INTERVAL_SECONDS
 from pgseal.errors import ConflictError, UnavailableError
 from pgseal.sealer.seal import Report, Sealer
 from pgseal.settings import Settings
@@ -10,6 +11,7 @@ from pgseal.settings import Settings
 _POLL_SECONDS = 0.2
 _MAX_PAUSE_SECONDS = 30.0
 _MAINTENANCE_SECONDS = 6 * 3600.0
+_HEARTBEAT_SECONDS = 0.8 * INTERVAL_SECONDS
 
 
 def run(settings: Settings, stop: Event, report: Report) -> None:
@@ -24,11 +26,15 @@ def run(settings: Settings, stop: Event, report: Report) -> None:
             sealer = Sealer.open(settings, report)
             has_worked = True
             maintain_at = time.monotonic() + _MAINTENANCE_SECONDS
+            beat_at = 0.0
             try:
                 while not stop.is_set():
                     began = time.monotonic()
                     if began > maintain_at:
                         break  # opening again checks every side and makes partitions
+                    if began > beat_at:
+                        sealer.beat()
+                        beat_at = began + _HEARTBEAT_SECONDS
                     sealed = sealer.seal_once(stop=stop).sealed
                     if waiting:
                         report("back at work")

@@ -48,6 +48,7 @@ from pgseal.ledger.writer import LedgerWriter
 from pgseal.postgres import connect, read_version, translated_errors
 from pgseal.sealer.ahead import read_ahead
 from pgseal.sealer.encode import EncodedChunk, MalformedRow
+from pgseal.sealer.heartbeat import Heartbeat
 from pgseal.sealer.incarnation import encode_new
 from pgseal.sealer.startup import check_feed, check_last_rows, check_vault_size, read_pending
 from pgseal.sealer.state import SealerState
@@ -60,6 +61,7 @@ from pgseal.sealer.trails import (
     TrailLostError,
     losing,
     open_trail,
+    read_state,
     to_row,
     trail_addresses,
 )
@@ -114,6 +116,7 @@ class Sealer:
         self._reader: LedgerReader
         self._ledger: LedgerWriter
         self._witnesses: Witnesses
+        self._heartbeat: Heartbeat
 
     @classmethod
     def open(cls, settings: Settings, report: Report = lambda _: None, *, without: Container[str] = ()) -> "Sealer":
@@ -205,6 +208,7 @@ class Sealer:
             self._ledger.append(leaves)
         if self._ledger.size > self._checkpoint.size:
             self._sign()
+        self._heartbeat = Heartbeat(self._vault, self._reader, self._checkpoint.size)
         self._forget_finding()
 
     @contextmanager
@@ -312,18 +316,43 @@ class Sealer:
             if stop is not None and stop.is_set():
                 # Not another trail either: a chunk may be kept in the vault that the ledger does not have yet.
                 break
-            try:
-                with closing(self._seal_trail(trail)) as chunks:
-                    for _ in chunks:
-                        if progress is not None:
-                            progress(self._checkpoint.size - self._reported_size)
-                        if stop is not None and stop.is_set():
-                            break
-            except TrailLostError as error:
-                self._lose(trail.address, error)
+            with self._losing(trail), closing(self._seal_trail(trail)) as chunks:
+                for _ in chunks:
+                    if progress is not None:
+                        progress(self._checkpoint.size - self._reported_size)
+                    if stop is not None and stop.is_set():
+                        break
         # The first time, with what a crash had left unsigned and ``open`` has sealed.
         sealed, self._reported_size = self._checkpoint.size - self._reported_size, self._checkpoint.size
         return SealResult(self._origin, self._checkpoint.size, self._checkpoint.root, sealed)
+
+    def beat(self) -> None:
+        """Seal all that is committed now, then a heartbeat, with nothing in between; raises as ``open`` does."""
+        with self._noting_findings():
+            self._reopen_lost()
+            self._seal_all(None, None)
+            for trail in list(self._trails.values()):
+                with self._losing(trail):
+                    self._seal_to_the_end(trail)
+                    if trail.name != VAULT_TRAIL:
+                        self._heartbeat.note_clock(trail.name, trail.feed.read_clock(), time.time())
+            states = {trail.name: trail.state for trail in self._trails.values()}
+            states |= {name: read_state(self._vault, name) for name in self._lost}
+            self._heartbeat.record(self._heartbeat.describe(states, self._checkpoint.size))
+            self._seal_to_the_end(self._trails[VAULT_TRAIL])
+
+    def _seal_to_the_end(self, trail: OpenTrail) -> None:
+        """Seal a batch of a trail, be it empty, so that its floors are fresh."""
+        for _ in self._seal_trail(trail, empty=True):
+            pass
+
+    @contextmanager
+    def _losing(self, trail: OpenTrail) -> Generator[None, None, None]:
+        """Leave a source that cannot be read now for later."""
+        try:
+            yield
+        except TrailLostError as error:
+            self._lose(trail.address, error)
 
     def _in_turn(self) -> list[OpenTrail]:
         """Return the trails in sealing order; the vault's own comes first, too, if it says why another begins anew."""
@@ -332,12 +361,12 @@ class Sealer:
             trails.insert(0, self._trails[VAULT_TRAIL])
         return trails
 
-    def _seal_trail(self, trail: OpenTrail) -> Generator[int, None, None]:
+    def _seal_trail(self, trail: OpenTrail, *, empty: bool = False) -> Generator[int, None, None]:
         if trail.state.pending is not None:
             # A crash broke this batch off; what was committed after its snapshot belongs to the next one.
             yield from self._seal_batch(trail, trail.state)
         with losing(trail):
-            begun = trail.feed.begin(trail.state)
+            begun = trail.feed.begin(trail.state, empty=empty)
         if begun is not None:
             yield from self._seal_batch(trail, begun)
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from pgseal.core.checkpoint import open_checkpoint
 from pgseal.core.encoding import format_base64
+from pgseal.core.heartbeat import INTERVAL_SECONDS
 from pgseal.errors import PgsealError
 from pgseal.ledger.reader import LedgerReader
 from pgseal.ledger.store import CHECKPOINT, DirectoryStore
@@ -33,6 +34,8 @@ _STALE_SECONDS = 10.0
 _RECENT_SECONDS = 3600
 _PARTITIONS_AHEAD_DAYS = 180
 _LONG_TRANSACTION_SECONDS = 600.0
+_SHOWN_TRANSACTIONS = 5
+_SILENT_SECONDS = 5 * INTERVAL_SECONDS
 
 _Part = TypeVar("_Part")
 
@@ -45,6 +48,9 @@ def collect_status(settings: Settings) -> dict[str, Any]:
     unknown = {"size": None, "root": None, "checkpoint_age_s": None}
     ledger = _attempt(lambda: _read_ledger(settings), warnings) or unknown
     witnesses = _attempt(lambda: read_witnessing(settings, warnings), warnings)
+    silence = _attempt(vault.read_silence, warnings) if vault else None
+    if silence is not None and silence > _SILENT_SECONDS:
+        warnings.append(f"no heartbeat for {silence:.0f} s: nothing says that sealing goes on; is pgseal seal running?")
     trails = [_read_trail(address, vault, warnings) for address in trail_addresses(settings)]
     tables: list[dict[str, Any]] = []
     unread: list[str] = []
@@ -68,6 +74,7 @@ def collect_status(settings: Settings) -> dict[str, Any]:
         "trails": trails,
         "ledger": ledger,
         "witnesses": witnesses,
+        "heartbeat_age_s": None if silence is None else round(silence, 3),
         "vault": {"records": records},
         "unattributed": {"last_hour": unattributed},
         "tables": tables,
@@ -146,15 +153,21 @@ def _describe_room(side: str, days: float) -> str:
 def _read_oldest_transaction(address: TrailAddress, warnings: list[str]) -> float | None:
     # As the login itself, which may see more than pgseal_sealer does.
     with closing(connect(address.dsn, side=address.side)) as connection, translated_errors(address.side):
-        row = connection.execute(
-            "SELECT extract(epoch FROM now() - min(xact_start))::float8 FROM ("
-            "SELECT xact_start FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND datname = current_database() "
-            "UNION ALL SELECT prepared FROM pg_prepared_xacts WHERE database = current_database()) AS t",
-        ).fetchone()
-    seconds = float(row[0]) if row and row[0] is not None else 0.0
-    if seconds > _LONG_TRANSACTION_SECONDS:
-        warnings.append(f"{address.side}: a writing transaction is open for {seconds:.0f} s; its records wait for it")
-    return round(seconds, 3)
+        rows = connection.execute(
+            "SELECT extract(epoch FROM now() - t.since)::float8 AS age, t.who FROM ("
+            "SELECT xact_start AS since, format('process %s of %s', pid, usename) AS who FROM pg_stat_activity "
+            "WHERE backend_xid IS NOT NULL AND datname = current_database() "
+            "UNION ALL SELECT prepared, format('prepared transaction %L of %s', gid, owner) FROM pg_prepared_xacts "
+            "WHERE database = current_database()) AS t WHERE t.since IS NOT NULL ORDER BY age DESC LIMIT %s",
+            [_SHOWN_TRANSACTIONS],
+        ).fetchall()
+    warnings += [
+        f"{address.side}: {who} in database {connection.info.dbname} has a writing transaction open for {age:.0f} s; "
+        "its records wait for it"
+        for age, who in rows
+        if age > _LONG_TRANSACTION_SECONDS
+    ]
+    return round(float(rows[0][0]), 3) if rows else 0.0
 
 
 def _read_tables(source: Source, vault: VaultStore | None, warnings: list[str]) -> list[dict[str, Any]]:

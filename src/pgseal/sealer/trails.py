@@ -9,12 +9,13 @@ from pgseal.errors import AlteredRecordError, ConfigError, UnavailableError
 from pgseal.postgres import SEALER, Connection, ServerIdentity, connect, read_version, translated_errors
 from pgseal.sealer.encode import ChunkEncoder
 from pgseal.settings import Settings
-from pgseal.trail.feed import FeedState, PollFeed
+from pgseal.trail.feed import FeedState, Floor, PollFeed
 from pgseal.vault.store import FeedRow, VaultStore
 
 VAULT_TRAIL = "vault"
 SEALER_ROLE = SEALER
 _MAX_PAUSE_SECONDS = 30.0
+_FLOOR = len(Floor._fields)
 
 
 class TrailLostError(UnavailableError):
@@ -122,9 +123,9 @@ def to_state(row: FeedRow) -> FeedState:
         identity = ServerIdentity(row.system_identifier, row.timeline)
     flat = list(row.floors)
     is_whole = (
-        len(flat) % 2 == 0
+        len(flat) % _FLOOR == 0
         and all(type(number) is int and number >= 0 for number in flat)
-        and (row.pending is not None or (row.position == 0 and row.pending_last_id == 0))
+        and (row.pending is not None or (row.position == row.pending_last_id == row.pending_time == 0))
     )
     if not is_whole:
         raise AlteredRecordError(
@@ -135,8 +136,8 @@ def to_state(row: FeedRow) -> FeedState:
         )
     return FeedState(
         row.trail, row.incarnation, row.snapshot, row.pending, row.position,
-        tuple(zip(flat[::2], flat[1::2], strict=True)), row.pending_last_id, identity, row.flush_lsn,
-        row.base_id,
+        tuple(map(Floor, flat[::_FLOOR], flat[1::_FLOOR], flat[2::_FLOOR])), row.pending_last_id, row.pending_time,
+        identity, row.flush_lsn, row.base_id,
     )  # fmt: skip
 
 
@@ -145,7 +146,7 @@ def to_row(state: FeedState) -> FeedRow:
     identity = state.identity
     return FeedRow(
         state.trail, state.incarnation, state.snapshot, state.pending, state.position,
-        [number for pair in state.floors for number in pair], state.pending_last_id,
+        [number for floor in state.floors for number in floor], state.pending_last_id, state.pending_time,
         identity.system_identifier if identity else None, identity.timeline if identity else None, state.flush_lsn,
         state.base_id,
     )  # fmt: skip

@@ -161,8 +161,8 @@ def apply_steps(
         The tables tracked, in order.
 
     Raises:
-        CaptureError: a table stayed locked by others, was changed meanwhile, or holds a value that its rule rejects;
-            nothing was done.
+        CaptureError: a table stayed locked by others, was changed meanwhile, holds a value that its rule rejects, or
+            another pgseal is at it; nothing was done.
         ConfigError: a missing privilege; nothing was done.
         UnavailableError: the connection broke.
     """
@@ -172,6 +172,7 @@ def apply_steps(
         closing(connect(dsn, side=side)) as reader,
         translated_errors(side),
     ):
+        _claim(writer, steps)
         for step in to_read:
             baseline.check_sizes(reader, step.table, step.rule)
         found = _install(writer, reader, steps, to_read, repairs, seconds)
@@ -193,6 +194,24 @@ def apply_steps(
         for step in steps
         if isinstance(step, Track)
     ]
+
+
+def _claim(writer: Connection, steps: Sequence[Track | Untrack]) -> None:
+    """Keep other pgseals from these tables until the connection is closed; raises ``CaptureError`` if one is there.
+
+    The locks of tables end with the DDL, and a second baseline beside the first would make it unclear which is whose.
+    """
+    names = sorted({step.relation for step in steps})
+    rows = writer.execute(
+        "SELECT n FROM unnest(%s::text[]) n "
+        "WHERE NOT pg_try_advisory_lock(hashtextextended('pgseal capture ' || n, 0))",
+        [names],
+    ).fetchall()
+    if rows:
+        raise CaptureError(
+            f"another pgseal is at work on {', '.join(name for (name,) in rows)}; nothing was changed; "
+            "try again when it has finished"
+        )
 
 
 def _reporter(relation: str, progress: Progress | None) -> baseline.Progress:

@@ -13,11 +13,12 @@ any database, delays its own rows and nobody else's.
 Before anything of B is handed on, the feed commits in the source itself, with WAL and synchronous_commit on. That
 makes durable all that B shows, and keeps xids below B.xmax from being drawn again after a crash.
 
-Ids bound the reading. A row's id is drawn after its transaction's xid (capture.py), so a transaction whose xid was not
-assigned when the sequence was read has only ids above what it stood at. Pairs (xmax, last id), such that whoever has an
-xid of at least xmax has ids above that one, are kept as ``floors``. A snapshot's own xmax does not say that: it is one
-above the newest *completed* xid, and transactions above it may be running and have drawn ids. So between reading the
-sequence and taking the snapshot the feed completes an xid of its own.
+Ids bound the reading. A row's id is drawn, and its time read, after its transaction's xid (capture.py), so a
+transaction whose xid was not assigned when the sequence was read has only ids above what it stood at, and times after
+that moment. ``Floor``s say so: whoever has an xid of at least ``xmax`` has ids above ``last_id`` and times from
+``time`` on. A snapshot's own xmax does not say that: it is one above the newest *completed* xid, and transactions above
+it may be running and have drawn ids. So between reading sequence and clock and taking the snapshot the feed completes
+an xid of its own.
 
 A new incarnation (``pgseal recover``) begins with the empty snapshot: its first batch is every row there is, and the
 sealer passes over those that are sealed already. Where the server's xids began anew, those of rows up to ``base_id``
@@ -28,7 +29,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import LiteralString
+from typing import LiteralString, NamedTuple
 
 from psycopg import sql
 
@@ -72,14 +73,25 @@ class Snapshot:
         return xid < self.xmin or (xid < self.xmax and xid not in self.running)
 
 
+class Floor(NamedTuple):
+    """Whoever has an xid of at least ``xmax`` has ids above ``last_id`` and times from ``time`` on.
+
+    ``time`` is in microseconds since the Unix epoch, by the source's clock.
+    """
+
+    xmax: int
+    last_id: int
+    time: int
+
+
 @dataclass(frozen=True, slots=True)
 class FeedState:
     """How far a trail has been handed on; kept in the vault, in the transaction that keeps the records.
 
     ``snapshot`` is A. ``pending`` is B of a batch under way, of which ids up to ``position`` are kept. ``floors`` are
-    pairs (xmax of an earlier snapshot, last id drawn before it), rising. ``identity`` and ``flush_lsn`` say what the
-    server was and had made durable; None before the first batch. ``base_id`` is the last id whose row may have another
-    server's xid; 0 if none has.
+    of earlier snapshots, rising; ``pending_last_id`` and ``pending_time`` become the next one. ``identity`` and
+    ``flush_lsn`` say what the server was and had made durable; None before the first batch. ``base_id`` is the last id
+    whose row may have another server's xid; 0 if none has.
     """
 
     trail: str
@@ -87,8 +99,9 @@ class FeedState:
     snapshot: str = EMPTY_SNAPSHOT
     pending: str | None = None
     position: int = 0
-    floors: Sequence[tuple[int, int]] = ()
+    floors: Sequence[Floor] = ()
     pending_last_id: int = 0
+    pending_time: int = 0
     identity: ServerIdentity | None = None
     flush_lsn: str = "0/0"
     base_id: int = 0
@@ -183,7 +196,7 @@ class PollFeed:
             signs.append(f"its write-ahead log ends before {state.flush_lsn}, which was durable")
         if row[2]:
             signs.append("its transaction counter is behind what was sealed")
-        last_id = max((state.pending_last_id, *(last_id for _, last_id in state.floors)))
+        last_id = max((state.pending_last_id, *(floor.last_id for floor in state.floors)))
         if last_id > drawn:
             signs.append(f"its sequence of ids stands at {drawn}, vault.feed knows of id {last_id}")
         return signs
@@ -192,13 +205,18 @@ class PollFeed:
         """Return the last id that was drawn; 0 if none was."""
         return int(str(self._scalar("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM audit.record_id_seq")))
 
+    def read_clock(self) -> float:
+        """Return the source's clock, in seconds since the Unix epoch."""
+        with self._errors():
+            return float(str(self._scalar("SELECT extract(epoch FROM clock_timestamp())")))
+
     def maintain(self) -> None:
         """Make the trail's partitions well ahead of time."""
         with self._errors():
             self._connection.execute("SELECT audit.ensure_partitions()")
 
-    def begin(self, state: FeedState) -> FeedState | None:
-        """Take up the batch under way or begin a new one; None if there is nothing to hand on.
+    def begin(self, state: FeedState, *, empty: bool = False) -> FeedState | None:
+        """Take up the batch under way or begin a new one; None if there is nothing to hand on, unless ``empty``.
 
         The state returned has ``pending`` set and everything it shows is durable in the source. Raises
         ``AlteredRecordError`` if something hides rows of the trail.
@@ -208,13 +226,15 @@ class PollFeed:
             if state.pending is not None:
                 return state
             condition = self._condition(replace(state, pending=self._read_snapshot()))
-            if not self._scalar(sql.SQL("SELECT EXISTS (SELECT FROM audit.record AS r WHERE {})").format(condition)):
+            is_there = sql.SQL("SELECT EXISTS (SELECT FROM audit.record AS r WHERE {})").format(condition)
+            if not empty and not self._scalar(is_there):
                 return None
             # In this order, in statements (and so transactions) of their own: see the module's word on ``floors``.
             last_id = self.read_last_id()
+            clock = int(str(self._scalar("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")))
             self._scalar("SELECT pg_current_xact_id()")
             snapshot = self._read_snapshot()
-            begun = replace(state, pending=snapshot, position=0, pending_last_id=last_id)
+            begun = replace(state, pending=snapshot, position=0, pending_last_id=last_id, pending_time=clock)
             return replace(begun, flush_lsn=self.make_durable(), identity=read_identity(self._connection))
 
     def _read_snapshot(self) -> str:
@@ -281,13 +301,21 @@ class PollFeed:
         if state.pending is None:
             raise ValueError("no batch is under way")
         after = Snapshot.parse(state.pending)
-        floors = [*state.floors, (after.xmax, state.pending_last_id)]
-        # Only the newest pair at or below xmin can still be asked for, and those after it.
-        first = max((i for i, (xmax, _) in enumerate(floors) if xmax <= after.xmin), default=0)
+        floors = [*state.floors, Floor(after.xmax, state.pending_last_id, state.pending_time)]
+        # Only the newest at or below xmin can still be asked for, and those after it.
+        first = max((i for i, floor in enumerate(floors) if floor.xmax <= after.xmin), default=0)
         floors = floors[first:]
         if len(floors) > _MAX_FLOORS:
             floors = [floors[0], *floors[2:-1:2], floors[-1]]
-        return replace(state, snapshot=state.pending, pending=None, position=0, floors=tuple(floors), pending_last_id=0)
+        return replace(
+            state,
+            snapshot=state.pending,
+            pending=None,
+            position=0,
+            floors=tuple(floors),
+            pending_last_id=0,
+            pending_time=0,
+        )
 
     def _condition(self, state: FeedState) -> sql.Composed:
         floor, finished = self._find_floor(state)
@@ -309,7 +337,7 @@ class PollFeed:
         """Return an id below every id of the batch, and the transactions that ended between its snapshots."""
         before, after = Snapshot.parse(state.snapshot), Snapshot.parse(state.pending or state.snapshot)
         finished = self._committed(sorted(before.running - after.running))
-        return min(_floor(state.floors, xid) for xid in [before.xmax, *finished]), finished
+        return min(_find_floor(state.floors, xid).last_id for xid in [before.xmax, *finished]), finished
 
     def _committed(self, xids: Sequence[int]) -> list[int]:
         """Leave out those that are known to have been rolled back; their rows nobody ever sees."""
@@ -328,6 +356,17 @@ class PollFeed:
         return row[0]
 
 
-def _floor(floors: Sequence[tuple[int, int]], xid: int) -> int:
-    """Return an id below every id of a transaction with this xid."""
-    return max((last_id for xmax, last_id in floors if xmax <= xid), default=0)
+def find_earliest_time(state: FeedState) -> int:
+    """Return a time such that no row that is not handed on yet is earlier, unless the source's clock goes back.
+
+    In microseconds since the Unix epoch; 0 if nothing is known.
+    """
+    seen = Snapshot.parse(state.snapshot)
+    return min(_find_floor(state.floors, xid).time for xid in [seen.xmax, *seen.running])
+
+
+def _find_floor(floors: Sequence[Floor], xid: int) -> Floor:
+    """Return the floor of a transaction with this xid."""
+    return max(
+        (floor for floor in floors if floor.xmax <= xid), default=Floor(0, 0, 0), key=lambda floor: floor.last_id
+    )

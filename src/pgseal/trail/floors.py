@@ -1,6 +1,6 @@
 """Whether the floors that are kept for a trail can be true: what the feed takes for granted, checked against its rows.
 
-A floor (xmax, last id) says that whoever has an xid of at least ``xmax`` has only ids above ``last id`` (feed.py). The
+A floor says that whoever has an xid of at least ``xmax`` has only ids above ``last id`` (feed.py). The
 feed reads nothing below. Whoever administers the vault can put a floor ahead, and so keep records from being sealed,
 in silence. But a committed row at or below a floor contradicts it, for good: rows never change, so an honest floor
 stays true. Looking for one reads the whole trail, which is too much for each poll: the sealer does it when it starts
@@ -26,9 +26,8 @@ def check_floors(connection: Connection, state: FeedState, *, side: str) -> None
     Raises ``AlteredRecordError``, with the id of the first row that waits to be sealed, or else of the first row, that
     contradicts a floor; ``UnavailableError``, ``ConfigError`` as every query.
     """
-    floors = [*state.floors, (0, state.pending_last_id)]
-    if state.pending is not None:
-        floors[-1] = (_xmax(state.pending), state.pending_last_id)
+    floors = [(floor.xmax, floor.last_id) for floor in state.floors]
+    floors.append((_xmax(state.pending) if state.pending else 0, state.pending_last_id))
     limits = _limits([(xmax, last_id) for xmax, last_id in floors if last_id > 0])
     if not limits:
         return

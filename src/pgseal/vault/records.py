@@ -140,11 +140,11 @@ class Record:
 def fetch_records(connection: Connection, query: sql.Composed, values: Mapping[str, object]) -> list[Record]:
     """Run a query that selects ``COLUMNS``."""
     records = [Record(*row) for row in connection.execute(query, values)]
-    lost = read_lost(connection) if records else {}
-    return [
-        replace(record, lost=True) if record.leaf_index in lost.get(record.trail, LeafRanges()) else record
-        for record in records
-    ]
+    if not records:
+        return records
+    lost = read_lost(connection)
+    nothing = LeafRanges()
+    return [replace(one, lost=True) if one.leaf_index in lost.get(one.trail, nothing) else one for one in records]
 
 
 def list_names(names: Sequence[str]) -> str:

@@ -73,6 +73,19 @@ class VaultRows:
         )  # fmt: skip
         return map(int, copy_lines(self._connect("rows"), query, side="vault", role=self.role))
 
+    def copy_times(
+        self, trail: str, begin: int, end: int, earliest: int | None, latest: int | None
+    ) -> Iterator[tuple[int, int]]:
+        """Yield leaf index and time of a trail's rows that are before ``earliest`` or after ``latest``, rising."""
+        query = sql.SQL(
+            "SELECT leaf_index, micros FROM (SELECT leaf_index, (extract(epoch FROM time) * 1000000)::bigint AS micros "
+            "FROM vault.record WHERE trail = {} AND leaf_index >= {} AND leaf_index < {} AND isfinite(time)) AS t "
+            "WHERE micros < {} OR micros > {} ORDER BY leaf_index"
+        ).format(*map(sql.Literal, (trail, begin, end, earliest, latest)))
+        for line in copy_lines(self._connect("rows"), query, side="vault", role=self.role):
+            leaf, micros = line.split(b"\t")
+            yield int(leaf), int(micros)
+
     def find_left_of_transactions(
         self, trail: str, gone: Sequence[tuple[int, int]], explained: Sequence[tuple[int, int]]
     ) -> tuple[int, int, int] | None:

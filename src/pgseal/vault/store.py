@@ -8,8 +8,9 @@ import json
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
-from typing import LiteralString
+from typing import LiteralString, NamedTuple
 
 from psycopg import Copy, sql
 
@@ -46,15 +47,28 @@ class FeedRow:
     position: int
     floors: Sequence[int]
     pending_last_id: int
+    pending_time: int
     system_identifier: int | None
     timeline: int | None
     flush_lsn: str
     base_id: int
 
 
+class TrailTimes(NamedTuple):
+    """Times of a trail's leaves at some moment, in microseconds since the Unix epoch.
+
+    ``newest`` is the newest that is not ahead of the moment (0 if all are); ``future`` are the leaves that are ahead.
+    """
+
+    trail: str
+    newest: int
+    newest_of_all: int
+    future: list[int]
+
+
 _FEED_COLUMNS: LiteralString = (
-    'trail, incarnation, snapshot, pending, "position", floors, pending_last_id, system_identifier, timeline, '
-    "flush_lsn, base_id"
+    'trail, incarnation, snapshot, pending, "position", floors, pending_last_id, pending_time, '
+    "system_identifier, timeline, flush_lsn, base_id"
 )
 
 
@@ -198,6 +212,45 @@ class VaultStore:
             "AND leaf_index < {} ORDER BY leaf_index"
         ).format(sql.SQL(COLUMNS), sql.Literal(action), sql.Literal(VAULT_TRAIL), sql.Literal(below))
         return list(copy_lines(self._connection, query, side=self._side, role=SEALER))
+
+    def read_newest_act(self, action: str, below: int) -> bytes | None:
+        """Return the COPY line of the vault's own newest record of ``action`` with a leaf index below ``below``."""
+        query = sql.SQL(
+            "SELECT {} FROM vault.record WHERE trail = {} AND source = 'system' AND action = {} AND leaf_index < {} "
+            "AND action IN ('RETENTION', 'RECOVER', 'HEARTBEAT', 'CLOCK') ORDER BY leaf_index DESC LIMIT 1"
+        ).format(sql.SQL(COLUMNS), sql.Literal(VAULT_TRAIL), sql.Literal(action), sql.Literal(below))
+        return next(iter(copy_lines(self._connection, query, side=self._side, role=SEALER)), None)
+
+    def read_times(self, after: int, leaves: Sequence[int], moment: datetime) -> list[TrailTimes]:
+        """Return, by trail, the times of the leaves after ``after`` and of ``leaves``, seen at ``moment``."""
+        query = """
+            SELECT trail, coalesce(max(micros) FILTER (WHERE time <= %(moment)s), 0), max(micros),
+                coalesce(array_agg(leaf_index ORDER BY leaf_index) FILTER (WHERE time > %(moment)s), '{}')
+            FROM (
+                SELECT trail, leaf_index, time, (extract(epoch FROM time) * 1000000)::bigint AS micros FROM vault.record
+                WHERE (leaf_index > %(after)s OR leaf_index = ANY(%(leaves)s)) AND isfinite(time)
+            ) AS t GROUP BY trail
+        """
+        with self._errors():
+            rows = self._connection.execute(
+                query, {"moment": moment, "after": after, "leaves": list(leaves)}
+            ).fetchall()
+        return [TrailTimes(*row) for row in rows]
+
+    def read_silence(self) -> float | None:
+        """Return how many seconds ago the newest heartbeat was, by the vault's clock; None if there never was one."""
+        with self._errors():
+            row = self._connection.execute(
+                "SELECT extract(epoch FROM clock_timestamp() - time)::float8 FROM vault.record WHERE source = 'system' "
+                "AND action = 'HEARTBEAT' AND trail = %s ORDER BY leaf_index DESC LIMIT 1",
+                [VAULT_TRAIL],
+            ).fetchone()
+        return None if row is None else float(row[0])
+
+    def record_heartbeat(self, trails: Mapping[str, object], own_trail: str) -> None:
+        """Record a HEARTBEAT in the vault's trail, which is called ``own_trail``; durable when it returns."""
+        with self._errors():
+            self._connection.execute("SELECT audit.record_heartbeat(%s::jsonb, %s)", [json.dumps(trails), own_trail])
 
     def read_recorded_acts(self, action: str) -> list[str]:
         """Return the data of acts as they stand in the vault's trail, sealed or not, oldest first."""

@@ -6,13 +6,15 @@ down the slow path of ``compare``.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 
 from pgseal.copybinary import iter_rows
 from pgseal.core.canonical import parse_json
+from pgseal.core.fields import parse_time
+from pgseal.core.heartbeat import HEARTBEAT, Bounds, parse_heartbeat
 from pgseal.core.recovery import RECOVER, Recovery, parse_recovery
 from pgseal.core.retention import RETENTION, Retention, parse_retention
 from pgseal.core.tiles import TILE_WIDTH
@@ -54,6 +56,22 @@ class RangeTask:
 
 
 @dataclass(slots=True)
+class Segment:
+    """Leaves from a HEARTBEAT (None: from the range's beginning) up to the next: earliest and latest time by trail.
+
+    ``heartbeat`` is its leaf index, its own time and what it says. Times are in microseconds since the Unix epoch.
+    """
+
+    heartbeat: tuple[int, int, Mapping[str, Bounds]] | None = None
+    times: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+
+    def add(self, trail: str, earliest: int, latest: int) -> None:
+        """Note the times of leaves."""
+        before = self.times.get(trail, (earliest, latest))
+        self.times[trail] = min(earliest, before[0]), max(latest, before[1])
+
+
+@dataclass(slots=True)
 class RangeResult:
     """What one range came to.
 
@@ -62,7 +80,7 @@ class RangeResult:
     leaf index, the sealed trail, incarnation and id of every leaf whose vault row has a finding, None where the ledger
     cannot say either. ``malformed`` lists trail, id and leaf index of the rows that MALFORMED records stand for.
     ``retentions`` and ``recoveries`` list what the vault's own RETENTION and RECOVER records say, those that speak of
-    leaves before their own.
+    leaves before their own. ``segments`` are the range's parts between HEARTBEATs, in order.
     """
 
     index: int
@@ -78,6 +96,7 @@ class RangeResult:
     malformed: list[tuple[str, int, int]] = field(default_factory=list[tuple[str, int, int]])
     retentions: list[Retention] = field(default_factory=list[Retention])
     recoveries: list[Recovery] = field(default_factory=list[Recovery])
+    segments: list[Segment] = field(default_factory=lambda: [Segment()])
 
 
 class RangeChecker:
@@ -154,12 +173,16 @@ class _RangePass:
             if leaves is not None and "\n".join(leaves).encode() == bundle.joined:
                 self._result.rows += width
                 self._last = bundle.sealed(first, width - 1)
+                for trail, times in self._former.take_times().items():
+                    self._result.segments[-1].add(trail, *times)
                 return
+        self._former.take_times()  # of rows that are looked at again now, one by one
         self._rows.give_back(rows)
         for number in range(width):
             index = first + number
             sealed = bundle.sealed(first, number)
-            if (envelope := sealed.envelope()) is not None:
+            envelope = sealed.envelope()
+            if envelope is not None:
                 self._former.trails.add((envelope.trail, envelope.incarnation))
             claims = self._take_claims(index)
             self._result.rows += bool(claims)
@@ -170,6 +193,11 @@ class _RangePass:
             elif sealed.entry is not None:
                 self._note_malformed(index, claims[0])
                 self._note_explanation(index, claims[0])
+            if envelope is not None:
+                moment = parse_time(envelope.time)
+                if not errors:
+                    self._note_heartbeat(index, moment, claims[0])
+                self._result.segments[-1].add(envelope.trail, moment, moment)
 
     def _take_claims(self, index: int) -> list[Row]:
         """Return the rows at one leaf index; what stands before them in the stream has no right to."""
@@ -221,6 +249,11 @@ class _RangePass:
                 recovery = parse_recovery(row.data)
                 if not recovery.lost or recovery.lost[-1][1] <= index:
                     self._result.recoveries.append(recovery)
+
+    def _note_heartbeat(self, index: int, moment: int, row: Row) -> None:
+        if (row.trail, row.source, row.action) == (_VAULT_TRAIL, "system", HEARTBEAT) and row.data is not None:
+            with suppress(FormatError):
+                self._result.segments.append(Segment((index, moment, parse_heartbeat(row.data))))
 
 
 class _RowStream:

@@ -56,6 +56,14 @@ class FindingLog:
 
 
 @dataclass(frozen=True, slots=True)
+class Gap:
+    """Two heartbeats with nothing between them for long; their times as records write them."""
+
+    begin: str
+    end: str
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The outcome of a verification that could be made.
 
@@ -68,6 +76,7 @@ class Report:
     records that are gone from it as sealed RETENTION records say. ``recovered`` is what sealed RECOVER records say.
     ``warnings`` are no findings: what is weaker than it should be. ``witnessed`` is the size that the witnesses vouch
     for, as the policy wants it; None without one.
+    ``gaps`` are the first long stretches without a heartbeat: nothing says that sealing went on there.
     """
 
     ok: bool
@@ -84,6 +93,7 @@ class Report:
     recovered: tuple[Recovery, ...] = ()
     warnings: tuple[str, ...] = ()
     witnessed: int | None = None
+    gaps: tuple[Gap, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of ``pgseal verify --json``."""
@@ -99,4 +109,5 @@ class Report:
             "recovered": [one.to_json() for one in self.recovered],
             "witnessed": self.witnessed,
             "warnings": list(self.warnings),
+            "gaps": [asdict(one) for one in self.gaps],
         }

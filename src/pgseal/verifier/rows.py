@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from struct import Struct
 from struct import error as struct_error
+from typing import NamedTuple
 
 from pgseal.copybinary import EPOCH_MICROSECONDS, split_fields
 from pgseal.core.fields import format_time
+from pgseal.core.heartbeat import HEARTBEAT
 from pgseal.core.leaf import ACTOR_PREFIX, DATA_PREFIX, LeafBuilder, Seconds, text_template
 from pgseal.core.record import SALT_BYTES
 from pgseal.core.recovery import RECOVER
@@ -71,13 +73,21 @@ class Row:
     data_salt: bytes | None
 
 
+class _Template(NamedTuple):
+    """What rows with the same constants become; ``times`` are those of the rows formed with it."""
+
+    text: str
+    trail: str
+    times: list[int]
+
+
 class LeafFormer:
     """Forms leaves from rows, keeping what repeats. One for each process."""
 
     def __init__(self) -> None:
         """Start with nothing kept."""
         self._builder = LeafBuilder()
-        self._templates: dict[bytes, str] = {}
+        self._templates: dict[bytes, _Template] = {}
         self._seconds = Seconds()
         #: The trails, with incarnation, of all rows that were formed.
         self.trails: set[tuple[str, int]] = set()
@@ -85,8 +95,8 @@ class LeafFormer:
     def form(self, rows: Sequence[bytes], begin: int) -> list[str] | None:
         """Return the leaves of ``rows`` as text, if they are at ``begin`` and the indexes after it, in order.
 
-        None where a row is anything but ordinary: out of place, erased, MALFORMED, RETENTION, RECOVER, or not what an
-        envelope can hold.
+        None where a row is anything but ordinary: out of place, erased, what an envelope cannot hold, or a record that
+        says something about others (MALFORMED, RETENTION, RECOVER, HEARTBEAT).
         """
         templates, seconds = self._templates, self._seconds
         leaves: list[str] = []
@@ -111,13 +121,14 @@ class LeafFormer:
             template = templates.get(key)
             if template is None and (template := self._learn(key)) is None:
                 return None
+            template.times.append(time)
             second, fraction = divmod(time + EPOCH_MICROSECONDS, _MICROSECONDS)
             try:
                 moment = seconds[second]
             except FormatError:
                 return None
             leaves.append(
-                template
+                template.text
                 % (
                     sha256(ACTOR_PREFIX + actor_salt + row[_HEAD_BYTES:actor_end]).hexdigest(),
                     sha256(DATA_PREFIX + data_salt + row[data_begin:data_end]).hexdigest(),
@@ -130,23 +141,38 @@ class LeafFormer:
             expected += 1
         return leaves
 
-    def _learn(self, key: bytes) -> str | None:
+    def take_times(self) -> dict[str, tuple[int, int]]:
+        """Return the earliest and the latest time, by trail, of the rows that were formed since this was asked last.
+
+        In microseconds since the Unix epoch.
+        """
+        found: dict[str, tuple[int, int]] = {}
+        for template in self._templates.values():
+            if template.times:
+                low, high = min(template.times) + EPOCH_MICROSECONDS, max(template.times) + EPOCH_MICROSECONDS
+                template.times.clear()
+                before = found.get(template.trail, (low, high))
+                found[template.trail] = min(low, before[0]), max(high, before[1])
+        return found
+
+    def _learn(self, key: bytes) -> "_Template | None":
         """Return the template for rows that end in ``key``; None for a key that has none."""
         try:
             trail, incarnation, source, category, action, outcome, relation = _parse_constants(key)
-            if action in {MALFORMED, RETENTION, RECOVER}:
+            if action in {MALFORMED, RETENTION, RECOVER, HEARTBEAT}:
                 return None
             template = self._builder.template(
                 trail or "", incarnation or 0, source or "", category or "", action or "", outcome or "", relation
             )
         except FormatError:
             return None
-        text = text_template(template)
         if len(self._templates) >= _MAX_CACHED:
+            used = {one_key: one for one_key, one in self._templates.items() if one.times}
             self._templates.clear()
-        self._templates[key] = text
+            self._templates.update(used)
+        learned = self._templates[key] = _Template(text_template(template), trail or "", [])
         self.trails.add((trail or "", incarnation or 0))
-        return text
+        return learned
 
 
 def parse_row(row: bytes) -> Row:

@@ -43,6 +43,15 @@ class VaultSource(Protocol):
         """Return how many rows of one incarnation of a trail have begin <= leaf_index < end, some left out."""
         ...
 
+    def copy_times(
+        self, trail: str, begin: int, end: int, earliest: int | None, latest: int | None
+    ) -> Iterator[tuple[int, int]]:
+        """Yield leaf index and time of a trail's rows with begin <= leaf_index < end outside of what is expected.
+
+        That is, earlier than ``earliest`` or later than ``latest``, in microseconds since the Unix epoch; rising.
+        """
+        ...
+
     def copy_leaf_indexes(self, trail: str, incarnation: int, begin: int, end: int) -> Iterator[int]:
         """Yield the leaf indexes of these rows, rising."""
         ...

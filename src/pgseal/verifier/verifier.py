@@ -38,9 +38,10 @@ ledger back unnoticed. (A witness decides alike.) What is kept never shrinks, ne
 ``rollback`` or ``fork`` every later run finds the same, until somebody who knows why removes the kept file.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from itertools import islice
 
 from pgseal.copybinary import iter_rows
 from pgseal.core.checkpoint import Checkpoint, open_checkpoint
@@ -66,8 +67,9 @@ from pgseal.errors import (
 )
 from pgseal.ledger.reader import LedgerReader
 from pgseal.ledger.store import CHECKPOINT, LedgerStore, MissingObjectError
+from pgseal.verifier.bounds import check_bounds, find_gaps
 from pgseal.verifier.compare import find_differences
-from pgseal.verifier.leaves import RANGE, Log, RangeResult
+from pgseal.verifier.leaves import RANGE, Log, RangeResult, Segment
 from pgseal.verifier.pool import MIN_PARALLEL_RANGES, check_ranges, count_processors
 from pgseal.verifier.report import MAX_FINDINGS, FindingLog, Report
 from pgseal.verifier.retention import Match, match_rows
@@ -151,6 +153,7 @@ class Verifier:
         self._not_compared: list[str] = []
         self._retentions: list[Retention] = []
         self._recoveries: list[Recovery] = []
+        self._segments: dict[int, list[Segment]] = {}
         self._retained: dict[str, int] = {}
         self._warnings: list[str] = []
         self._witnessed: Witnessed | None = None
@@ -294,12 +297,19 @@ class Verifier:
             self._note_damage(result)
             self._retentions += result.retentions
             self._recoveries += result.recoveries
+            self._segments[result.index] = result.segments
             self._progress("ledger", self._checked["ledger"], size)
             if vault is not None:
                 self._progress("vault", self._checked["vault"], size)
         upper.check_root()
+        if vault is not None:
+            for error in check_bounds(self._in_order(), vault, size):
+                self._findings.add(error)
         self._findings.extend(own.listed, own.total)
         self._ledger_findings += own.total
+
+    def _in_order(self) -> Iterator[Segment]:
+        return (segment for _, segments in sorted(self._segments.items()) for segment in segments)
 
     def _note_damage(self, result: RangeResult) -> None:
         for trail, id_, leaf_index in result.malformed:
@@ -518,6 +528,7 @@ class Verifier:
             recovered=tuple(self._recoveries),
             warnings=tuple(self._warnings),
             witnessed=self._witnessed.checkpoint.size if self._witnessed else None,
+            gaps=tuple(islice(find_gaps(self._in_order()), MAX_FINDINGS)),
         )
 
     def _enter(self, expected: _Step) -> None:

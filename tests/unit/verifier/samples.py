@@ -52,6 +52,16 @@ class MemoryVault:
     def count_leaves(self, trail: str, incarnation: int, begin: int, end: int, leaving_out: Sequence[int]) -> int:
         return len(set(self.copy_leaf_indexes(trail, incarnation, begin, end)) - set(leaving_out))
 
+    def copy_times(
+        self, trail: str, begin: int, end: int, earliest: int | None, latest: int | None
+    ) -> Iterator[tuple[int, int]]:
+        for row in sorted(self.rows, key=lambda row: row.leaf_index or 0):
+            if row.trail != trail or row.leaf_index is None or row.time is None or not begin <= row.leaf_index < end:
+                continue
+            moment = parse_time(row.time)
+            if (earliest is not None and moment < earliest) or (latest is not None and moment > latest):
+                yield row.leaf_index, moment
+
     def copy_leaf_indexes(self, trail: str, incarnation: int, begin: int, end: int) -> Iterator[int]:
         mine = [row for row in self.rows if (row.trail, row.incarnation) == (trail, incarnation)]
         yield from sorted(

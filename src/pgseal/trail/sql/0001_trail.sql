@@ -251,20 +251,24 @@ BEGIN ATOMIC
     FROM audit.mask_key AS k;
 END;
 
--- Writes one record that is no row change, in the name of whoever is acting; not for callers from outside.
-CREATE FUNCTION audit.append(source text, category text, action text, outcome text, relation text, data jsonb, claimed jsonb)
+-- Writes one record that is no row change, in the name of whoever is acting; not for callers from outside. Who gives an
+-- id has drawn it, and an xid before it.
+CREATE FUNCTION audit.append(source text, category text, action text, outcome text, relation text, data jsonb, claimed jsonb,
+                             record_id bigint DEFAULT NULL)
 RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $pgseal$
 DECLARE
-    -- Before the id is drawn: the feed relies on ids of a transaction being younger than its xid.
+    -- In this order: the feed relies on ids of a transaction being younger than its xid, and a HEARTBEAT on times being
+    -- older than the ids.
     own_xid   xid8 := pg_current_xact_id();
-    record_id bigint := nextval('audit.record_id_seq');
+    moment    timestamptz := clock_timestamp();
 BEGIN
+    record_id := coalesce(record_id, nextval('audit.record_id_seq'));
     INSERT INTO audit.record (id, recorded_at, xid, pid, source, category, action, outcome, relation, data, session_role,
                               effective_role, authenticated_role, backend_start, application, address, claimed)
-    VALUES (record_id, clock_timestamp(), own_xid, pg_backend_pid(), source, category, action, outcome, relation, data,
+    VALUES (record_id, moment, own_xid, pg_backend_pid(), source, category, action, outcome, relation, data,
             session_user, nullif(current_setting('role'), 'none'), audit.authenticated_role(), audit.backend_start(),
             nullif(current_setting('application_name'), ''), inet_client_addr(), claimed);
     RETURN record_id;
@@ -327,6 +331,23 @@ BEGIN
 END
 $pgseal$;
 
+-- A HEARTBEAT (FORMATS.md section 4): the bounds that the sealer knows, and the upper one of this trail itself, which
+-- only we can: whoever has a lower id read the clock before us.
+CREATE FUNCTION audit.record_heartbeat(trails jsonb, own_trail text) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $pgseal$
+DECLARE
+    own_xid   xid8 := pg_current_xact_id();
+    record_id bigint := nextval('audit.record_id_seq');
+    high      text := to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"');
+BEGIN
+    high := greatest(high COLLATE "C", trails #>> ARRAY[own_trail, 'high']);
+    RETURN audit.append('system', 'administration', 'HEARTBEAT', 'success', NULL,
+                        jsonb_build_object('trails', jsonb_set(trails, ARRAY[own_trail, 'high'], to_jsonb(high))), NULL, record_id);
+END
+$pgseal$;
+
 -- Rights: the last word, so that nothing above keeps PostgreSQL's default EXECUTE for everyone. ------------
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA audit FROM PUBLIC;
@@ -336,7 +357,8 @@ GRANT USAGE ON SCHEMA audit TO PUBLIC;
 GRANT EXECUTE ON FUNCTION audit.set_context(jsonb), audit.record_event(text, jsonb, text, text) TO PUBLIC;
 
 GRANT SELECT ON audit.record, audit.record_id_seq, audit.tracked, audit.migration TO pgseal_sealer;
-GRANT EXECUTE ON FUNCTION audit.ensure_partitions(interval), audit.record_act(text, jsonb, text, text) TO pgseal_sealer;
+GRANT EXECUTE ON FUNCTION audit.ensure_partitions(interval), audit.record_act(text, jsonb, text, text), audit.record_heartbeat(jsonb, text)
+    TO pgseal_sealer;
 GRANT SELECT ON audit.record, audit.tracked TO pgseal_reader;
 
 RESET ROLE;

@@ -52,8 +52,9 @@ CREATE TABLE vault.feed (
     snapshot          pg_snapshot NOT NULL,
     pending           pg_snapshot,
     "position"        bigint      NOT NULL,
-    floors            bigint[]    NOT NULL, -- pairs, flattened
+    floors            bigint[]    NOT NULL, -- threes, flattened
     pending_last_id   bigint      NOT NULL,
+    pending_time      bigint      NOT NULL,
     system_identifier bigint,
     timeline          bigint,
     flush_lsn         pg_lsn      NOT NULL,

@@ -155,9 +155,9 @@ def _read_oldest_transaction(address: TrailAddress, warnings: list[str]) -> floa
     with closing(connect(address.dsn, side=address.side)) as connection, translated_errors(address.side):
         rows = connection.execute(
             "SELECT extract(epoch FROM now() - t.since)::float8 AS age, t.who FROM ("
-            "SELECT xact_start AS since, format('process %s of %s', pid, usename) AS who FROM pg_stat_activity "
+            "SELECT xact_start AS since, format('process %%s of %%s', pid, usename) AS who FROM pg_stat_activity "
             "WHERE backend_xid IS NOT NULL AND datname = current_database() "
-            "UNION ALL SELECT prepared, format('prepared transaction %L of %s', gid, owner) FROM pg_prepared_xacts "
+            "UNION ALL SELECT prepared, format('prepared transaction %%L of %%s', gid, owner) FROM pg_prepared_xacts "
             "WHERE database = current_database()) AS t WHERE t.since IS NOT NULL ORDER BY age DESC LIMIT %s",
             [_SHOWN_TRANSACTIONS],
         ).fetchall()

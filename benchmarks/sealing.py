@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 import psycopg
+from tests.witnesses import configure, running_witnesses
 
 from benchmarks.common import UPDATE, Figure, deployment, make_table, median, server, workplace
 from pgseal.settings import Settings
@@ -123,12 +124,22 @@ def _measure(settings: Settings, program: str) -> dict[str, float]:
 
 def run_latency(arguments: Namespace) -> Iterator[Figure]:
     del arguments
-    with server("latency") as cluster, workplace() as directory, deployment(cluster, directory) as (settings, source):
+    with (
+        server("latency") as cluster,
+        workplace() as directory,
+        deployment(cluster, directory) as (settings, source),
+        running_witnesses(directory) as witnesses,
+    ):
+        configure(settings.path, witnesses, deadline=settings.witness_deadline)
         with psycopg.connect(source, autocommit=True) as connection:
             make_table(connection, "sealed", 10_000)
         track(source, "public", "sealed", TableRule(), side="source", baseline=False)
         command = [Path(sys.executable).with_name("pgseal"), "--config", settings.path, "seal"]
-        with subprocess.Popen(command) as sealer, _Watch(settings.ledger / "checkpoint") as watch:
+        with (
+            subprocess.Popen(command) as sealer,
+            _Watch(settings.ledger / "checkpoint") as watch,
+            _Watch(settings.ledger / "witnessed") as watch_witnessed,
+        ):
             time.sleep(2)
             commits = _commit_at_rate(source)
             time.sleep(3)
@@ -136,6 +147,11 @@ def run_latency(arguments: Namespace) -> Iterator[Figure]:
         with psycopg.connect(settings.vault.dsn.reveal()) as vault:
             rows = vault.execute("SELECT id, leaf_index FROM vault.record WHERE trail = 'source'").fetchall()
         delays = sorted(watch.first_time(index) - commits[number] for number, index in rows if number in commits)
+        witnessed = sorted(
+            watch_witnessed.first_time(index) - commits[number] for number, index in rows if number in commits
+        )
+        yield Figure("seal.commit_to_checkpoint_witnesses", len(witnesses), "witnesses")
+        yield Figure("seal.commit_to_witnessed_p99_ms", 1000 * witnessed[len(witnessed) * 99 // 100], "ms")
         yield Figure("seal.commit_to_checkpoint_rate", len(commits) / LATENCY_SECONDS, "1/s")
         yield Figure("seal.commit_to_checkpoint_p50_ms", 1000 * delays[len(delays) // 2], "ms")
         yield Figure("seal.commit_to_checkpoint_p99_ms", 1000 * delays[len(delays) * 99 // 100], "ms")
@@ -165,7 +181,7 @@ def _last_id(connection: psycopg.Connection) -> int:
 
 
 class _Watch(contextlib.AbstractContextManager["_Watch"]):
-    """Notes when each size of the published checkpoint was first seen."""
+    """Notes when each size of a checkpoint in the ledger was first seen."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -183,7 +199,7 @@ class _Watch(contextlib.AbstractContextManager["_Watch"]):
 
     def _watch(self) -> None:
         while not self._stop.wait(STEP_SECONDS):
-            size = int(self._path.read_text().split("\n")[1])
+            size = int(self._path.read_text().split("\n")[1]) if self._path.exists() else 0
             if not self._seen or size > self._seen[-1][0]:
                 self._seen.append((size, time.monotonic()))
 

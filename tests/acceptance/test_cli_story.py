@@ -36,7 +36,7 @@ def test_from_nothing_to_a_finding(shell, database, vault_database):  # noqa: PL
 
     tracked = shell.json("track", "public.*", "--mask", "ssn=redact")
     assert tracked["tables"] == [
-        {"relation": "public.patients", "exclude": [], "mask": {"ssn": "redact"}, "baseline": 50}
+        {"relation": "public.patients", "exclude": [], "mask": {"ssn": "redact"}, "where": None, "baseline": 50}
     ]
     assert "already tracked" in shell.refuse("track", "patients")
 

@@ -27,6 +27,7 @@ from pgseal.cli import (
     track,
     untrack,
     verify,
+    witness,
 )
 from pgseal.cli.failures import INTERRUPTED, describe_failure
 from pgseal.cli.invocation import Invocation
@@ -99,6 +100,7 @@ for command, example in (
 ):
     app.command(epilog=f"Example: {example}")(command)
 app.add_typer(key.app, name="key")
+app.add_typer(witness.app, name="witness")
 
 
 def run(arguments: Sequence[str]) -> int:

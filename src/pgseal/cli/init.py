@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgseal.cli.invocation import find_invocation
+from pgseal.cli.key_file import write_new_key
 from pgseal.cli.options import AsJson
 from pgseal.errors import ConfigError, FormatError
 
@@ -255,7 +256,7 @@ def _check_key(plan: Plan, found: "Settings | None") -> "SignerKey | None":
 
 def _make_key(plan: Plan, found: "Settings | None") -> "tuple[bool, SignerKey]":
     """Return the key, made if there is none; never overwrites anything."""
-    from pgseal.core.keys import SEED_BYTES, format_signer_key, generate_signer
+    from pgseal.core.keys import SEED_BYTES, generate_signer
 
     signer = _check_key(plan, found)
     if signer is not None:
@@ -263,19 +264,7 @@ def _make_key(plan: Plan, found: "Settings | None") -> "tuple[bool, SignerKey]":
     path = _key_path(plan, found)
     assert path is not None  # noqa: S101 - _check_key has read any other
     signer = generate_signer(plan.origin, secrets.token_bytes(SEED_BYTES))
-    # Complete before it has its name, and never over another: a torn or a replaced key would end the log.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(format_signer_key(signer) + "\n")
-            file.flush()
-            os.fsync(descriptor)
-        path.hardlink_to(temporary)
-    except OSError as error:
-        raise ConfigError(f"cannot make the key {str(path)!r} ({(error.strerror or 'failed').lower()})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_new_key(path, signer)
     return True, signer
 
 

@@ -61,7 +61,10 @@ def _show(document: "Mapping[str, Any]") -> None:
         )
     say(f"  vault    {_count(vault.get('records'), 'record')}")
     root = ledger.get("root")
-    say(f"  ledger   {_count(ledger.get('size'), 'leaf', 'leaves')}{f'   root {root[:8]}…' if root else ''}")
+    witnesses = document["witnesses"]
+    witnessed = f"   {witnesses['cosigned']} of {witnesses['configured']} witnesses" if witnesses else ""
+    shown_root = f"   root {root[:8]}…" if root else ""
+    say(f"  ledger   {_count(ledger.get('size'), 'leaf', 'leaves')}{shown_root}{witnessed}")
     tables = document["tables"]
     shown = ", ".join(printable(_name(table)) for table in tables[:4]) + (", …" if len(tables) > 4 else "")  # noqa: PLR2004
     say(f"  tables   {format_count(len(tables))} tracked{f'   {shown}' if shown else ''}")

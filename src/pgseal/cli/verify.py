@@ -90,7 +90,8 @@ def verify_all(
 
         verifier = Verifier(settings.origin, key, DirectoryStore(settings.ledger), kept, progress=progress)
         # Before the ledger is read: a sealer at work publishes newer ones all the time.
-        verifier.check_checkpoint(read_published(settings.state))
+        sealer_note = read_published(settings.state)
+        verifier.check_checkpoint(sealer_note, policy=settings.find_witness_policy(), now=time.time())
         verifier.check_leaves(vault)
         if trails:
             _check_trails(verifier, settings, rows)
@@ -152,9 +153,7 @@ def _show(report: "Report", rows: dict[str, int], kept_on: str | None) -> None:
 
     sides = {finding.where for finding in report.findings}
     damaged = {finding.trail for finding in report.findings if finding.where == "trail"}
-    ledger_words = "root and signature ok"
-    if kept_on is not None:
-        ledger_words += f", consistent with the checkpoint kept on {kept_on}"
+    ledger_words = _describe_ledger(report, kept_on)
     lines = [
         (f"trail {name}", f"trail   {printable(name)}", format_count(count, "row"), name not in damaged, "ok")
         for name, count in rows.items()
@@ -196,6 +195,17 @@ def _show_notes(report: "Report", rows: "dict[str, int]") -> None:
         say(f"  {format_count(report.waiting, 'row')} not sealed yet:  pgseal seal")
     for name in report.unchecked_trails:
         say(("! ", "yellow"), f"trail {printable(name)} was not compared: {_why_unchecked(report, name, rows)}")
+    for warning in report.warnings:
+        say(("! ", "yellow"), printable(warning))
+
+
+def _describe_ledger(report: "Report", kept_on: str | None) -> str:
+    words = "root and signature ok"
+    if kept_on is not None:
+        words += f", consistent with the checkpoint kept on {kept_on}"
+    if report.witnessed is not None:
+        words += f", witnessed up to leaf {report.witnessed:,}"
+    return words
 
 
 def _why_unchecked(report: "Report", unchecked: str, rows: "dict[str, int]") -> str:

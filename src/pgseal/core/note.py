@@ -68,6 +68,7 @@ __all__ = [
     "parse_note",
     "parse_signer_key",
     "parse_verifier_key",
+    "select_signatures",
     "sign_note",
 ]
 
@@ -155,6 +156,22 @@ def add_signatures(note: bytes, lines: Iterable[str]) -> bytes:
     if signed_text != text or len(after) != len(before) + len(added):
         raise FormatError("expected signature lines, each ending in a newline", source="note")
     return signed
+
+
+def select_signatures(note: bytes, keys: Iterable[VerifierKey], *, source: str = "note") -> list[str]:
+    """Return the signature lines of ``keys`` as they stand in ``note``, newline included, the first one of each key.
+
+    Nothing is verified. Raises ``FormatError`` if ``note`` is not a note.
+    """
+    _, lines = parse_note(note, source=source)
+    wanted = {(key.name, key.key_id) for key in keys}
+    found: dict[tuple[str, bytes], str] = {}
+    for line in lines:
+        if (line.name, line.key_id) in wanted:
+            found.setdefault(
+                (line.name, line.key_id), f"{_DASH}{line.name} {format_base64(line.key_id + line.payload)}\n"
+            )
+    return list(found.values())
 
 
 def open_note(note: bytes, known: Sequence[VerifierKey], *, source: str = "note") -> OpenedNote:

@@ -21,7 +21,7 @@ from pgseal.core.tiles import (
     tile_at,
     tile_path,
 )
-from pgseal.ledger.store import CHECKPOINT, LedgerStore, MissingObjectError
+from pgseal.ledger.store import CHECKPOINT, WITNESSED, LedgerStore, MissingObjectError
 
 _CACHED_TILES = 256  # of 8 KiB each
 
@@ -43,6 +43,10 @@ class LedgerReader:
     def checkpoint_note(self) -> bytes:
         """Return the newest signed checkpoint, not verified."""
         return self._store.read(CHECKPOINT)
+
+    def witnessed_note(self) -> bytes:
+        """Return the newest checkpoint that meets the witness policy, not verified."""
+        return self._store.read(WITNESSED)
 
     def hashes(self, tree_size: int) -> HashReader:
         """Return the ``HashReader`` for proofs over the tree of ``tree_size``."""

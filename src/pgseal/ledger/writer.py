@@ -28,7 +28,7 @@ from pgseal.core.tiles import (
 )
 from pgseal.errors import ForkError, RollbackError
 from pgseal.ledger.edge import RightEdge, read_edge
-from pgseal.ledger.store import CHECKPOINT, LedgerStore, MissingObjectError
+from pgseal.ledger.store import CHECKPOINT, WITNESSED, LedgerStore, MissingObjectError
 
 _PARTIAL_NAME = re.compile(r"[0-9]{3}\.p")
 _GROUP = 1000  # tiles in one directory
@@ -144,6 +144,17 @@ class LedgerWriter:
         # A crash from here on leaves partial tiles that no published checkpoint needs: the first publish after
         # `open` looks for them.
         self._delete_replaced(tree_size)
+
+    def publish_witnessed(self, note: bytes, tree_size: int) -> None:
+        """Replace ``witnessed`` by a checkpoint of ``tree_size``, at most the published one, with its cosignatures.
+
+        After ``publish``, so that whoever reads ``witnessed`` before ``checkpoint`` never finds it ahead. Raises what
+        the store raises, and ``ValueError`` for a size that is not published.
+        """
+        if self._published is None or tree_size > self._published.size:
+            raise ValueError(f"size {tree_size} is not published")
+        # A crash, or an error, in here leaves the old one or the new one, both cosigned.
+        self._store.replace(WITNESSED, note)
 
     def _check_published(self) -> None:
         found = _read_checkpoint(self._store)

@@ -135,7 +135,7 @@ def _tail(text: str) -> str:
 
 
 def prepare_session(connection: Connection, *, role: LiteralString | None, side: str) -> None:
-    """Pin search_path and output settings, and take the role."""
+    """Pin search_path, output settings and what would make us slow, and take the role."""
     settings = {
         **OUTPUT_SETTINGS,
         "search_path": "pg_catalog, pg_temp",
@@ -143,6 +143,8 @@ def prepare_session(connection: Connection, *, role: LiteralString | None, side:
         "statement_timeout": "0",
         "lock_timeout": "0",
         "idle_in_transaction_session_timeout": "0",
+        # It compiles for seconds what then reads a few rows of the catalog.
+        "jit": "off",
     }
     calls = sql.SQL(", ").join(
         sql.SQL("pg_catalog.set_config({}, {}, false)").format(sql.Literal(name), sql.Literal(value))

@@ -73,12 +73,14 @@ def _examine_ledger(settings: Settings) -> Iterator[Advice]:
                 "sealing stops on a full disk, and records wait in the source",
                 f"make room on the disk of {path}",
             )
+    if settings.witnesses:
+        return
     yield Advice(
         "note",
         "witness",
         "none is configured",
         "whoever holds key, ledger and vault could rewrite history without anybody outside noticing",
-        "keep the output of pgseal seal --once, or the file checkpoint, where those people cannot reach",
+        "have somebody else run pgseal witness, or keep the file checkpoint where those people cannot reach",
     )
 
 

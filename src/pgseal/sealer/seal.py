@@ -6,12 +6,16 @@ carries on from; the letters name the windows.
     A   vault commit: records with leaf indexes and salts, and how far the feed has come, together
     B   entries and tiles of the new size, fsynced
     C   sign, and compare-and-swap the signed checkpoint into the sealer's own state
-    D   publish: replace the ledger's checkpoint
+    W   ask the witnesses, and wait for them until the deadline
+    D   publish: replace the ledger's checkpoint, with the cosignatures that came
+    E   replace the ledger's `witnessed`, if this checkpoint (or a late one) meets the policy
 
     crash before A  nothing happened; the chunk is read again
     A–B, B–C        the vault is ahead of the signed size: its rows are compared with the trails' and appended
                     (files of B are written again, the same bytes), then signed
-    C–D             the stored checkpoint is published; a size is never signed twice
+    C–W, W–D        the stored checkpoint is shown to the witnesses, who may have cosigned it already, and published;
+                    a size is never signed twice
+    D–E             the next start asks the witnesses once more, and writes what they answer
 """
 
 import json
@@ -61,6 +65,7 @@ from pgseal.sealer.trails import (
     to_row,
     trail_addresses,
 )
+from pgseal.sealer.witnesses import Witnesses
 from pgseal.settings import Settings
 from pgseal.trail.feed import FeedState
 from pgseal.trail.rows import read_id
@@ -110,6 +115,7 @@ class Sealer:
         self._report = report
         self._reader: LedgerReader
         self._ledger: LedgerWriter
+        self._witnesses: Witnesses
         self._heartbeat: Heartbeat
 
     @classmethod
@@ -182,6 +188,8 @@ class Sealer:
             check_empty_or_ledger(settings.ledger, settings.origin)
         store = DirectoryStore(settings.ledger)
         self._reader = LedgerReader(store)
+        self._witnesses = Witnesses(settings, self._signer.verifier, store, self._publish_witnessed)
+        self._stack.callback(self._witnesses.close)
         self._read_signed(self._reader)
         self._reported_size = self._checkpoint.size
         self._ledger = LedgerWriter.open(store, self._checkpoint.size, self._checkpoint.root)
@@ -192,8 +200,8 @@ class Sealer:
         if self._note is None:
             self._sign()
         else:
-            # Window C–D: what is kept may not be published yet. The same bytes, never a second signature.
-            self._publish(self._note)
+            # Windows C–W to D–E: what is kept may not be published yet. The same bytes, never a second signature.
+            self._publish(self._note, self._read_published())
         # Windows A–B and B–C: the vault is ahead.
         pending = read_pending(self._vault, self._trails, self._lost, self._checkpoint.size, count, unchecked=without)
         for leaves in pending:
@@ -289,7 +297,12 @@ class Sealer:
         """
         with self._noting_findings():
             self._reopen_lost()
-            return self._seal_all(progress, stop)
+            result = self._seal_all(progress, stop)
+            late = self._witnesses.tend()
+            if late is not None:
+                self._ledger.publish(late, self._checkpoint.size)
+            self._note_witnesses()
+            return result
 
     def _reopen_lost(self) -> None:
         due = [lost for lost in self._lost.values() if time.monotonic() >= lost.retry_at]
@@ -415,12 +428,29 @@ class Sealer:
         note = sign_note(format_checkpoint(checkpoint), self._signer)
         self._state.replace_checkpoint(self._note, note)
         self._note, self._checkpoint = note, checkpoint
-        # Window C–D.
+        # Window C–W.
         self._publish(note)
 
-    def _publish(self, note: bytes) -> None:
-        self._ledger.publish(note, self._checkpoint.size)
+    def _publish(self, note: bytes, published: bytes | None = None) -> None:
+        cosigned = self._witnesses.cosign(note, self._checkpoint, published)
+        # Window W–D.
+        self._ledger.publish(cosigned, self._checkpoint.size)
         self._state.note_published(note)
+        # Window D–E.
+        self._note_witnesses()
+
+    def _read_published(self) -> bytes | None:
+        try:
+            return self._reader.checkpoint_note()
+        except MissingObjectError:
+            return None
+
+    def _publish_witnessed(self, note: bytes, tree_size: int) -> None:
+        self._ledger.publish_witnessed(note, tree_size)
+
+    def _note_witnesses(self) -> None:
+        self._witnesses.note_published()
+        self._state.note_witnesses(self._witnesses.describe())
 
 
 def _encode_chunks(

@@ -6,6 +6,7 @@
 - ``feeds``: how far each trail was read, as it kept that in the vault the last time. If the vault says the same, nobody
   else wrote it; if not, there was a crash in between, or it has to be looked at.
 - ``finding``: why it stopped, if it found something changed.
+- ``witnesses``: what is wrong with each witness, for ``pgseal status``.
 
 One process at a time holds the directory.
 """
@@ -25,6 +26,7 @@ _CHECKPOINT = "checkpoint"
 _PUBLISHED = "published"
 _FEEDS = "feeds"
 _FINDING = "finding"
+_WITNESSES = "witnesses"
 _LOCK = "sealer.lock"
 
 
@@ -58,6 +60,7 @@ class SealerState:
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
         self._feeds = self._read_feeds()
+        self._witnesses: dict[str, str | None] = {}
 
     def close(self) -> None:
         """Let go of the directory."""
@@ -79,6 +82,12 @@ class SealerState:
     def remembers_feed(self, trail: str, state: Sequence[object]) -> bool:
         """Return whether ``state`` is what was remembered last of ``trail``."""
         return self._feeds.get(trail) == list(state)
+
+    def note_witnesses(self, problems: Mapping[str, str | None]) -> None:
+        """Remember what is wrong with each witness, where that has changed. Not fsynced: it is for people."""
+        if self._witnesses != problems:
+            self._write(_WITNESSES, json.dumps(problems, ensure_ascii=False).encode())
+            self._witnesses = dict(problems)
 
     def note_finding(self, finding: Mapping[str, object]) -> None:
         """Remember why sealing stops; durable when it returns."""
@@ -160,6 +169,15 @@ def read_finding(directory: Path) -> dict[str, Any] | None:
         if isinstance(found, dict):
             return found  # pyright: ignore[reportUnknownVariableType]
     return {"detail": f"{directory / _FINDING} is damaged"}
+
+
+def read_witnesses(directory: Path) -> dict[str, Any]:
+    """Return what the sealer found wrong with each witness the last time, without locking; empty if it did not say."""
+    with suppress(ValueError):
+        found: Any = json.loads(_read(directory / _WITNESSES) or b"{}")
+        if isinstance(found, dict):
+            return found  # pyright: ignore[reportUnknownVariableType]  shown to people
+    return {}
 
 
 def _read(path: Path) -> bytes | None:

@@ -19,6 +19,7 @@ from pgseal.postgres import Connection, connect, translated_errors
 from pgseal.sealer.registered import find_forged_marks
 from pgseal.sealer.state import read_finding
 from pgseal.sealer.trails import SEALER_ROLE, VAULT_TRAIL, TrailAddress, read_state, trail_addresses
+from pgseal.sealer.witnessing import read_witnessing
 from pgseal.settings import Settings, Source, is_pattern
 from pgseal.trail.capture import TableRule
 from pgseal.trail.feed import PollFeed
@@ -46,6 +47,7 @@ def collect_status(settings: Settings) -> dict[str, Any]:
     vault = _attempt(lambda: _connect_vault(settings), warnings)
     unknown = {"size": None, "root": None, "checkpoint_age_s": None}
     ledger = _attempt(lambda: _read_ledger(settings), warnings) or unknown
+    witnesses = _attempt(lambda: read_witnessing(settings, warnings), warnings)
     silence = _attempt(vault.read_silence, warnings) if vault else None
     if silence is not None and silence > _SILENT_SECONDS:
         warnings.append(f"no heartbeat for {silence:.0f} s: nothing says that sealing goes on; is pgseal seal running?")
@@ -67,11 +69,11 @@ def collect_status(settings: Settings) -> dict[str, Any]:
         warnings.append(
             f"records wait ({unsealed:,}) and no checkpoint was signed for {age:.0f} s: is pgseal seal running?"
         )
-    warnings.append("no witness is configured: whoever holds key, ledger and vault could rewrite history unseen")
     return {
         "origin": settings.origin,
         "trails": trails,
         "ledger": ledger,
+        "witnesses": witnesses,
         "heartbeat_age_s": None if silence is None else round(silence, 3),
         "vault": {"records": records},
         "unattributed": {"last_hour": unattributed},
@@ -153,9 +155,9 @@ def _read_oldest_transaction(address: TrailAddress, warnings: list[str]) -> floa
     with closing(connect(address.dsn, side=address.side)) as connection, translated_errors(address.side):
         rows = connection.execute(
             "SELECT extract(epoch FROM now() - t.since)::float8 AS age, t.who FROM ("
-            "SELECT xact_start AS since, format('process %s of %s', pid, usename) AS who FROM pg_stat_activity "
+            "SELECT xact_start AS since, format('process %%s of %%s', pid, usename) AS who FROM pg_stat_activity "
             "WHERE backend_xid IS NOT NULL AND datname = current_database() "
-            "UNION ALL SELECT prepared, format('prepared transaction %L of %s', gid, owner) FROM pg_prepared_xacts "
+            "UNION ALL SELECT prepared, format('prepared transaction %%L of %%s', gid, owner) FROM pg_prepared_xacts "
             "WHERE database = current_database()) AS t WHERE t.since IS NOT NULL ORDER BY age DESC LIMIT %s",
             [_SHOWN_TRANSACTIONS],
         ).fetchall()

@@ -23,6 +23,11 @@
     [source.tables."public.*"]            # a pattern: also tables that are made later, once pgseal apply sees them
     except = ["public.sessions", "public.tmp_*"]
 
+    [[witness]]                           # cosigns every checkpoint; at the top: witness_policy = "any 1"
+    name = "paris"
+    url  = "https://witness.example"
+    key  = "witness.example/paris+…"      # what pgseal witness show-key prints
+
 Relative paths are relative to the file, in ``PGSEAL_*`` to the working directory. Whatever is wrong is one
 ``ConfigError`` with file, line and key. Secrets are read when they are used, so that searching the vault needs neither
 the signing key nor a source's password; no message, ``repr`` or ``str`` shows one.
@@ -30,7 +35,7 @@ the signing key nor a source's password; no message, ``repr`` or ``str`` shows o
 
 from pgseal.settings.edit import add_source, edit_tables, write_new
 from pgseal.settings.load import DEFAULT_PATH, find_path, load
-from pgseal.settings.model import VAULT_TRAIL, Masking, Settings, Source, TablePolicy, Vault, is_pattern
+from pgseal.settings.model import VAULT_TRAIL, Masking, Settings, Source, TablePolicy, Vault, WitnessAddress, is_pattern
 from pgseal.settings.secret import Dsn, Secret, describe_dsn, resolve_dsn
 
 __all__ = [
@@ -43,6 +48,7 @@ __all__ = [
     "Source",
     "TablePolicy",
     "Vault",
+    "WitnessAddress",
     "add_source",
     "describe_dsn",
     "edit_tables",

@@ -195,8 +195,24 @@ def _check_whole(settings: Settings, locate: Callable[[KeyPath], str]) -> None:
                 parse_relation(relation)
             except FormatError as error:
                 raise ConfigError(f"{locate(('source', number, 'tables', relation))}: {error}") from error
+    _check_witnesses(settings, locate)
     if settings.state == settings.ledger or settings.ledger in settings.state.parents:
         raise ConfigError(f"{locate(('state',))}: expected a directory outside the ledger, got {str(settings.state)!r}")
+
+
+def _check_witnesses(settings: Settings, locate: Callable[[KeyPath], str]) -> None:
+    seen: dict[object, str] = {}
+    for number, witness in enumerate(settings.witnesses):
+        for what, value in (("name", witness.name), ("key", witness.key)):
+            if value in seen:
+                raise ConfigError(f"{locate(('witness', number, what))}: witness {seen[value]!r} has it already")
+            seen[value] = witness.name
+    if settings.witness_policy is not None and not settings.witnesses:
+        raise ConfigError(f"{locate(('witness_policy',))}: there is no [[witness]] that it could be about")
+    try:
+        settings.find_witness_policy()
+    except FormatError as error:
+        raise ConfigError(f"{locate(('witness_policy',))}: {str(error).removeprefix('witness policy: ')}") from error
 
 
 def _format_key_path(path: KeyPath) -> str:

@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, cast
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from pgseal.core.checkpoint import check_origin
+from pgseal.core.cosignature import MAX_WITNESSES, WitnessPolicy, check_witness_key, parse_policy
 from pgseal.core.keys import SignerKey, VerifierKey, parse_signer_key, parse_verifier_key
 from pgseal.errors import ConfigError, FormatError
 from pgseal.settings.secret import Dsn, Secret
@@ -16,6 +18,7 @@ VAULT_TRAIL = "vault"
 _DAYS = {"day": 1, "week": 7, "month": 31, "year": 366}
 _MAX_RETENTION_DAYS = 100 * 366
 _TRAIL_NAME = re.compile(r"[a-z0-9_-]{1,63}")
+_MAX_DEADLINE_SECONDS = 60.0
 
 Masking: TypeAlias = Literal["hash", "redact", "last4"]
 
@@ -64,6 +67,36 @@ def _check_retention(text: str) -> str:
     return text
 
 
+def _check_witness_name(name: str) -> str:
+    if not _TRAIL_NAME.fullmatch(name):
+        raise ValueError(f"expected 1 to 63 of a-z, 0-9, _ and -, got {name!r}")
+    return name
+
+
+def _check_witness_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_usable, parts = False, urlsplit("")
+    is_plain = url.isascii() and url.isprintable() and " " not in url
+    if not is_usable or not is_plain or parts.username is not None or parts.query or parts.fragment:
+        # Not quoted: what somebody put before an @ may be a password.
+        raise ValueError("expected where the witness is asked, such as https://witness.example or http://10.0.0.7:8780")
+    return url
+
+
+def _parse_witness_key(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    try:
+        key = parse_verifier_key(text)
+        check_witness_key(key)
+    except FormatError as error:
+        raise ValueError(f"{str(error).removeprefix('verifier key: ')}; pgseal witness show-key prints it") from error
+    return key
+
+
 def is_pattern(name: str) -> bool:
     """Tell a pattern from a name: ``*``, ``?`` and ``[`` outside double quotes."""
     return any(character in part for part in name.split('"')[::2] for character in "*?[")
@@ -103,6 +136,14 @@ class Vault(_Model):
     dsn: Dsn
 
 
+class WitnessAddress(_Model):
+    """A witness: what it is called here, where it is asked, and the key that it cosigns with."""
+
+    name: Annotated[str, AfterValidator(_check_witness_name)]
+    url: Annotated[str, AfterValidator(_check_witness_url)]
+    key: Annotated[VerifierKey, BeforeValidator(_parse_witness_key)]
+
+
 class Source(_Model):
     """An audited database; ``tables`` by their names in records (``public.patients``).
 
@@ -134,6 +175,16 @@ class Settings(_Model):
     state: Path
     vault: Vault
     sources: tuple[Source, ...] = Field(alias="source", strict=False, min_length=1)
+    witnesses: tuple[WitnessAddress, ...] = Field(alias="witness", strict=False, max_length=MAX_WITNESSES, default=())
+    witness_policy: str | None = None
+    witness_deadline: Annotated[float, Field(strict=False, gt=0, le=_MAX_DEADLINE_SECONDS)] = 0.5
+
+    def find_witness_policy(self) -> WitnessPolicy | None:
+        """Return which witnesses must have cosigned: all, unless ``witness_policy`` says so; None without witnesses."""
+        if not self.witnesses:
+            return None
+        keys = {witness.name: witness.key for witness in self.witnesses}
+        return parse_policy(self.witness_policy or f"any {len(keys)}", keys)
 
     def read_signer(self) -> SignerKey:
         """Return the signing key; raises ``ConfigError`` if it is missing, unreadable, no key, or another origin's."""

@@ -74,6 +74,8 @@ class Report:
     ``not_compared`` names what was to be compared and could not be for want of something sound to compare it with:
     ``ledger``, ``vault``, ``trail NAME``. There is a finding that says why. ``retained`` counts, by trail, the sealed
     records that are gone from it as sealed RETENTION records say. ``recovered`` is what sealed RECOVER records say.
+    ``warnings`` are no findings: what is weaker than it should be. ``witnessed`` is the size that the witnesses vouch
+    for, as the policy wants it; None without one.
     ``gaps`` are the first long stretches without a heartbeat: nothing says that sealing went on there.
     """
 
@@ -89,6 +91,8 @@ class Report:
     not_compared: tuple[str, ...]
     retained: dict[str, int] = field(default_factory=dict[str, int])
     recovered: tuple[Recovery, ...] = ()
+    warnings: tuple[str, ...] = ()
+    witnessed: int | None = None
     gaps: tuple[Gap, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -103,5 +107,7 @@ class Report:
             "not_compared": list(self.not_compared),
             "retained": self.retained,
             "recovered": [one.to_json() for one in self.recovered],
+            "witnessed": self.witnessed,
+            "warnings": list(self.warnings),
             "gaps": [asdict(one) for one in self.gaps],
         }

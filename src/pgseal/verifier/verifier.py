@@ -15,7 +15,8 @@ Each step stands on what the one before it established, and on nothing else:
    smaller size is ``rollback``, the same size with another root is ``fork``, a larger size needs a consistency proof
    from the ledger's tiles. Where the proof cannot be made or fails, step 2 tells which it is: ``fork`` if every file
    of the ledger is sound, ``proof`` if not. A ledger that shows no valid checkpoint is checked on against the newest
-   of the other two.
+   of the others. Where witnesses are configured, the ledger's ``witnessed`` must be a checkpoint that as many of them
+   have cosigned as the policy wants, and a prefix in the same way; so must be what the witnesses themselves show.
 2. **Leaves.** Every file that a ledger of the signed size must have is read, every hash computed from the entries, and
    the root must be the signed one (``tree``, ``upper``). In the same pass the vault's rows must, in leaf order,
    rebuild to exactly the entries (``leaves``, ``compare``). The two are one step because the entries are then read
@@ -44,6 +45,7 @@ from itertools import islice
 
 from pgseal.copybinary import iter_rows
 from pgseal.core.checkpoint import Checkpoint, open_checkpoint
+from pgseal.core.cosignature import WitnessPolicy
 from pgseal.core.encoding import format_base64
 from pgseal.core.envelope import parse_envelope
 from pgseal.core.keys import VerifierKey
@@ -75,6 +77,7 @@ from pgseal.verifier.rows import Row, parse_row
 from pgseal.verifier.sources import KeptCheckpoint, TrailSource, VaultSource
 from pgseal.verifier.trails import Known, TrailCheck
 from pgseal.verifier.upper import UpperTiles
+from pgseal.verifier.witnessed import Witnessed, describe_lag, open_witnessed
 
 #: Called with the step (``ledger``, ``vault`` or a trail's name), what is done, and the total where it is known.
 Progress = Callable[[str, int, int | None], None]
@@ -152,22 +155,36 @@ class Verifier:
         self._recoveries: list[Recovery] = []
         self._segments: dict[int, list[Segment]] = {}
         self._retained: dict[str, int] = {}
+        self._warnings: list[str] = []
+        self._witnessed: Witnessed | None = None
 
     # -- step 1
 
-    def check_checkpoint(self, sealer_note: bytes | None = None) -> None:
-        """Check the ledger's checkpoint against key, memory and sealer.
+    def check_checkpoint(
+        self, sealer_note: bytes | None = None, *, policy: WitnessPolicy | None = None, now: float = 0.0
+    ) -> None:
+        """Check the ledger's checkpoint against key, memory, sealer and witnesses.
 
         ``sealer_note`` is the newest checkpoint that the sealer knows it has published. The caller reads it *before* it
-        calls this, because a running sealer publishes newer ones all the time.
+        calls this, because a running sealer publishes newer ones all the time. With a ``policy`` that many witnesses
+        must have cosigned; ``now``, in seconds since the Unix epoch, is what their times are judged by.
         """
         self._enter(_Step.NEW)
         kept_note = self._kept.load(self._origin)
+        # Before the ledger's checkpoint: a sealer replaces that first.
+        unwitnessed: SignatureError | None = None
+        if policy is not None:
+            try:
+                self._witnessed = open_witnessed(self._reader, self._origin, self._key, policy, now)
+            except SignatureError as error:
+                unwitnessed = error
+        witnessed = self._witnessed
         trusted = [
             found
             for found in (
                 self._open_trusted("kept by this verifier", kept_note),
                 self._open_trusted("published by the sealer", sealer_note),
+                witnessed and _Trusted(f"cosigned by {', '.join(witnessed.cosigners)}", witnessed.checkpoint),
             )
             if found is not None
         ]
@@ -179,7 +196,13 @@ class Verifier:
             self._is_own_checkpoint = True
             for found in trusted:
                 self._compare(found, self._checkpoint)
+            if witnessed is not None and policy is not None:
+                lag = describe_lag(self._reader, witnessed, self._checkpoint, policy, now)
+                self._warnings += [] if lag is None else [lag]
         self._ledger_findings = self._findings.total
+        # It says nothing against the checkpoint, which is remembered all the same.
+        if unwitnessed is not None:
+            self._findings.add(unwitnessed)
         self._step = _Step.CHECKPOINT
 
     def _open_published(self) -> Checkpoint | None:
@@ -503,6 +526,8 @@ class Verifier:
             not_compared=tuple(self._not_compared),
             retained=dict(self._retained),
             recovered=tuple(self._recoveries),
+            warnings=tuple(self._warnings),
+            witnessed=self._witnessed.checkpoint.size if self._witnessed else None,
             gaps=tuple(islice(find_gaps(self._in_order()), MAX_FINDINGS)),
         )
 

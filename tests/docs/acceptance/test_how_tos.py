@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +132,36 @@ def test_postgrest(shell, patients):
     assert claims(patients) == [wanted]
     shell("pgseal seal --once")
     assert "London" in shell("pgseal search --actor 8f14")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("patients")
+def test_witness(shell, environment, tmp_path):
+    """Both sides of the page, with a directory, an address and a key of this test's in place of the page's."""
+    page = HOW_TO / "run-a-witness.md"
+    scripts = [block.text.replace("/var/lib/pgseal-witness", "paris") for block in blocks(page, "sh")]
+    key = shell(scripts[0]).strip()
+    shell("pgseal key show > clinic.vkey")
+    adding, serving = scripts[1].strip().split("\n")
+    assert shell(adding).startswith("✓ clinic.example/prod")
+    assert "nothing cosigned yet" in shell("pgseal witness list --dir paris")
+    serving = serving.replace("127.0.0.1:8780", "127.0.0.1:0")
+    with subprocess.Popen(
+        ["bash", "-c", f"exec {serving}"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[-1]
+        policy, witness = next(blocks(page, "toml")).text.split("\n\n")
+        witness = re.sub('url = ".*"', f'url = "{url}"', re.sub('key = ".*"', f'key = "{key}"', witness))
+        config = tmp_path / "pgseal.toml"
+        config.write_text(f"{policy}\nwitness_deadline = 10\n{config.read_text()}\n{witness}", encoding="utf-8")
+        printed = shell(scripts[2])
+        process.terminate()
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert list(blocks(page, ""))[-1].text.strip().rpartition("   ")[2] in printed
+    assert "witnessed up to" in printed
+    assert "3 leaves" in shell("pgseal witness list --dir paris")
 
 
 SQLALCHEMY = """

@@ -1,0 +1,1 @@
+"""The ways in over HTTP; needs the optional dependencies ``pgseal[http]``."""

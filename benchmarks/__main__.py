@@ -1,6 +1,6 @@
 """Runs the benchmarks and writes build/bench.json, a list of {"name", "value", "unit"}.
 
-python -m benchmarks [machine] [capture] [seal] [latency] [--rounds N] [--rows N] [--growth N]
+python -m benchmarks [machine] [capture] [seal] [latency] [pack] [--rounds N] [--rows N] [--growth N]
 """
 
 import argparse
@@ -8,7 +8,7 @@ import json
 import platform
 from pathlib import Path
 
-from benchmarks import capture, machine, sealing
+from benchmarks import capture, machine, packs, sealing
 from benchmarks.common import Figure
 
 GROUPS = {
@@ -16,6 +16,7 @@ GROUPS = {
     "capture": capture.run,
     "seal": sealing.run_seal_and_verify,
     "latency": sealing.run_latency,
+    "pack": packs.run,
 }
 
 

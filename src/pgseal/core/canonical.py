@@ -19,7 +19,7 @@ Spec: https://www.rfc-editor.org/rfc/rfc8785 and https://www.rfc-editor.org/rfc/
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias, cast
 
 from pgseal.core.encoding import shorten
@@ -37,6 +37,11 @@ _CANONICAL = "canonical JSON"
 
 # With ensure_ascii off, the standard encoder escapes strings exactly as RFC 8785 section 3.2.2.2 demands.
 _encode_string = json.JSONEncoder(ensure_ascii=False).encode
+# Takes a text, where its string's content begins, and whether to be strict; gives the string and where it ends.
+_scan_string = cast(
+    "Callable[[str, int, bool], tuple[str, int]]",
+    json.decoder.scanstring,  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+)
 
 # ECMAScript switches to an exponent at 1e21 and below 1e-6 (ECMA-262, Number::toString).
 _MAX_PLAIN_POINT = 21
@@ -146,10 +151,19 @@ def _utf16(name: str) -> bytes:
     return name.encode("utf-16-be", "surrogatepass")
 
 
+def format_canonical_string(text: bytes) -> bytes:
+    """Return the canonical JSON of a string given as UTF-8; raises ``UnicodeDecodeError``."""
+    return _encode_string(text.decode("utf-8")).encode("utf-8")
+
+
 def parse_canonical_string(quoted: str, *, source: str) -> str:
     """Return the string whose canonical JSON text is ``quoted``, quotes included; raises ``FormatError``."""
-    value = parse_json(quoted.encode("utf-8"), source=source, max_bytes=4 * len(quoted), max_depth=len(quoted))
-    if not isinstance(value, str) or _encode_string(value) != quoted:
+    try:
+        value, end = _scan_string(quoted, 1, True)  # noqa: FBT003 - strict: no control characters
+    except json.JSONDecodeError as error:
+        raise FormatError(f"not JSON: {error.msg[:1].lower()}{error.msg[1:]}", source=source) from error
+    # An escaped half of a character becomes one that is not escaped, and so is refused here, too.
+    if end != len(quoted) or _encode_string(value) != quoted:
         raise FormatError(f"string is not in canonical form (RFC 8785): {shorten(quoted)}", source=source)
     return value
 

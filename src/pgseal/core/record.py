@@ -19,7 +19,13 @@ from hashlib import sha256
 from hmac import compare_digest
 from typing import TypeAlias
 
-from pgseal.core.canonical import MAX_SAFE_INTEGER, JsonValue, encode_canonical, parse_canonical_string, parse_json
+from pgseal.core.canonical import (
+    MAX_SAFE_INTEGER,
+    JsonValue,
+    format_canonical_string,
+    parse_canonical_string,
+    parse_json,
+)
 from pgseal.core.encoding import format_base64, parse_base64, shorten
 from pgseal.core.envelope import (
     CATEGORIES,
@@ -240,10 +246,10 @@ def _format_part(part: LinePart) -> bytes:
     if len(part.salt) != SALT_BYTES:
         raise FormatError(f"expected a salt of {SALT_BYTES} bytes, got {len(part.salt)}", source="record line")
     try:
-        text = part.text.decode("utf-8")
+        text = format_canonical_string(part.text)
     except UnicodeDecodeError as error:
         raise FormatError("text of a part is not UTF-8", source="record line", offset=error.start) from error
-    return b'{"salt":"%b","text":%b}' % (format_base64(part.salt).encode("ascii"), encode_canonical(text))
+    return b'{"salt":"%b","text":%b}' % (format_base64(part.salt).encode("ascii"), text)
 
 
 def _check_part(value: JsonValue, source: str) -> None:

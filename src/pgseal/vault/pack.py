@@ -65,6 +65,7 @@ Progress = Callable[[int, int], None]
 
 KEY_ROTATE = "KEY_ROTATE"
 _VAULT = "vault"
+_ENTRY = "entry of the ledger"
 _ALWAYS = (HEARTBEAT, ERASE, RETENTION, KEY_ROTATE)
 
 
@@ -162,7 +163,7 @@ class _Maker:
 
     def _format_lines(self, begin: int, entries: Iterable[bytes], parts: Iterator[Parts]) -> Iterator[bytes]:
         for index, entry in enumerate(entries, begin):
-            envelope = parse_envelope(entry, source=f"entry of leaf {index}")
+            envelope = parse_envelope(entry, source=_ENTRY)
             found = next(parts, None)
             if found is None or found[0] != index:
                 raise MissingRecordError(
@@ -219,7 +220,7 @@ class _Maker:
             entry = self._reader.leaf(index, self._checkpoint.size)
             if salt is None or text is None:
                 continue  # allows nothing; what it was to allow is found as such
-            envelope = parse_envelope(entry, source=f"entry of leaf {index}")
+            envelope = parse_envelope(entry, source=_ENTRY)
             record = RecordLine(WithheldPart(), DisclosedPart(salt, text), envelope, index)
             check_record_line(record, where=_VAULT)
             allowance = find_allowance(record)

@@ -2,18 +2,24 @@
 
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from struct import Struct
 
 from psycopg import sql
 
 from pgseal.copybinary import iter_rows, split_fields
 from pgseal.core.heartbeat import HEARTBEAT, parse_heartbeat
 from pgseal.core.pack_bounds import VAULT_TRAIL, Heartbeat
+from pgseal.core.record import SALT_BYTES
 from pgseal.errors import FormatError
 from pgseal.postgres import Connection, copy_messages, translated_errors
 
 _SIDE = "vault"
-_COLUMNS = "leaf_index::bigint, actor_salt::bytea, actor::text, data_salt::bytea, data::text"
+# What has a fixed width comes first.
+_COLUMNS = "leaf_index::bigint, actor_salt::bytea, data_salt::bytea, actor::text, data::text"
 _COUNT = 5
+# int16 number of columns, then length and value of: leaf_index, actor_salt, data_salt; length of actor.
+_HEAD = Struct(">hiqi32si32si")
+_COUNT_BYTES, _LENGTH_BYTES, _NULL = 2, 4, b"\xff\xff\xff\xff"
 # A HEARTBEAT is due every minute; one whose bounds are held back by a long transaction is one of few.
 _CANDIDATES = 1000
 
@@ -47,8 +53,7 @@ class PackRows:
         query = sql.SQL("SELECT {} FROM vault.record WHERE {} ORDER BY leaf_index").format(sql.SQL(_COLUMNS), condition)
         with closing(copy_messages(self._connection, query, side=_SIDE, binary=True)) as messages:
             for row in iter_rows(messages):
-                leaf_index, actor_salt, actor, data_salt, data = split_fields(row[2:], _COUNT, source="vault row")
-                yield int.from_bytes(leaf_index or b"", "big", signed=True), actor_salt, actor, data_salt, data
+                yield _parse_parts(row)
 
     def iter_heartbeats(self, tree_size: int, *, before: str | None = None, since: str | None = None
                         ) -> Iterator[Heartbeat]:  # fmt: skip
@@ -81,3 +86,13 @@ class PackRows:
                 {"size": tree_size, "since": since, "until": until},
             ).fetchone()
         return None if row is None or row[0] is None else (int(row[0]), int(row[1]))
+
+
+def _parse_parts(row: bytes) -> Parts:
+    if len(row) > _HEAD.size:
+        _, _, leaf_index, actor_length, actor_salt, data_length, data_salt, length = _HEAD.unpack_from(row)
+        end = _HEAD.size + length
+        if actor_length == data_length == SALT_BYTES and length >= 0 and row[end : end + _LENGTH_BYTES] != _NULL:
+            return leaf_index, actor_salt, row[_HEAD.size : end], data_salt, row[end + _LENGTH_BYTES :]
+    index, actor_salt, data_salt, actor, data = split_fields(row[_COUNT_BYTES:], _COUNT, source="vault row")
+    return int.from_bytes(index or b"", "big", signed=True), actor_salt, actor, data_salt, data

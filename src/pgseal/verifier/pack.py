@@ -119,11 +119,8 @@ def check_pack(
     wanted: Filter,
     *,
     progress: Progress = lambda _done, _total: None,
-    on_match: Callable[[RecordLine], None] = lambda _record: None,
 ) -> PackReport:
     """Return what a pack comes to under the log's ``key``, for the question ``wanted``.
-
-    ``on_match`` is called with every record that matches or may, before it is known whether the pack holds.
 
     Raises ``ConfigError`` for a key that is a witness's, and what ``file`` raises.
     """
@@ -131,7 +128,7 @@ def check_pack(
         raise ConfigError(
             f"key {key.name!r} is a witness's: give the verifier key of the log, which pgseal key show prints"
         )
-    check = _Check(file, key, wanted, progress, on_match)
+    check = _Check(file, key, wanted, progress)
     check.run()
     return check.report()
 
@@ -139,19 +136,11 @@ def check_pack(
 class _Check:
     """The state of one check."""
 
-    def __init__(
-        self,
-        file: Input,
-        key: VerifierKey,
-        wanted: Filter,
-        progress: Progress,
-        on_match: Callable[[RecordLine], None],
-    ) -> None:
+    def __init__(self, file: Input, key: VerifierKey, wanted: Filter, progress: Progress) -> None:
         self._file = file
         self._key = key
         self._wanted = wanted
         self._progress = progress
-        self._on_match = on_match
         self._findings = FindingLog()
         self._contradictions = FindingLog()  # findings once it is proved that the leaves are the log's
         self._checkpoint: Checkpoint | None = None
@@ -232,7 +221,7 @@ class _Check:
     def _iter_leaf_hashes(self, pack: PackFile, info: PackInfo, judge: Judge) -> Iterator[bytes]:
         expected, total = info.begin, info.end - info.begin
         for line in iter_lines(pack.stream(RECORDS), source=RECORDS):
-            record, leaf_data = parse_leaf_line(line, source=f"{RECORDS}, line {expected - info.begin + 1}")
+            record, leaf_data = _parse_line(line, expected - info.begin)
             if record.index != expected:
                 raise _out_of_place(record, expected, info)
             if expected == info.end:
@@ -243,8 +232,6 @@ class _Check:
             self._check_parts(record)
             for error in judge.take(record):
                 self._contradictions.add(error)
-            if judge.is_match(record):
-                self._on_match(record)
             expected += 1
             self._checked = expected - info.begin
             if not self._checked % _STEP:
@@ -267,6 +254,14 @@ class _Check:
         for record in outside:
             if record.index not in referred and not is_act(record.envelope, ERASE, RETENTION, _KEY_ROTATE):
                 raise FormatError(f"leaf {record.index} is outside the range and nothing refers to it", source=PROOFS)
+
+
+def _parse_line(line: bytes, number: int) -> tuple[RecordLine, bytes]:
+    try:
+        return parse_leaf_line(line, source=RECORDS)
+    except FormatError:
+        # Which line it is costs too much to be written down for each.
+        return parse_leaf_line(line, source=f"{RECORDS}, line {number + 1}")
 
 
 def _out_of_place(record: RecordLine, expected: int, info: PackInfo) -> TamperError:

@@ -30,7 +30,7 @@ class Shell:
             check=False,
         )
         assert done.returncode == code, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-        assert "Traceback" not in done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
         return done
 
     def json(self, *arguments: str, code: int = 0):

@@ -8,8 +8,33 @@ meanwhile nobody can tell; `pgseal apply` records the rows as they are now.
 
 import psycopg
 import pytest
+from tests.attacks.attack import Attack
 from tests.attacks.conftest import read_plan, read_warnings, run
 from tests.deployments import Deployment, query
+
+STAGED = (
+    Attack(
+        8,
+        "table owner",
+        "disable or drop a capture trigger, change data, enable it again",
+        "status, plan --check, doctor: the catalog's marks have moved",
+        "when `pgseal status` or `pgseal plan --check` next looks",
+    ),
+    Attack(
+        9,
+        "trail administrator, superuser",
+        "replace or alter the capture function, its owner, its settings",
+        "status, plan --check: made again and compared",
+        "when `pgseal status` or `pgseal plan --check` next looks",
+    ),
+    Attack(
+        27,
+        "superuser",
+        "disable and enable, or replace and restore, so that definitions look the same",
+        "the catalog's marks: which transaction wrote each row",
+        "when `pgseal status` or `pgseal plan --check` next looks",
+    ),
+)
 
 TRIGGERS = {"item": "pgseal_capture_insert", "visit": "pgseal_capture"}
 PUT_BACK = "was changed or disabled since it was made, and put back"

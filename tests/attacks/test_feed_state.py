@@ -4,11 +4,22 @@ from contextlib import closing
 
 import psycopg
 import pytest
+from tests.attacks.attack import Attack
 from tests.deployments import TRAIL, Deployment, deploy, query
 
 from pgseal.errors import AlteredRecordError, ForgedRecordError, RollbackError, TamperError
 from pgseal.sealer import seal as sealing
 from pgseal.sealer.seal import Sealer
+
+STAGED = (
+    Attack(
+        15,
+        "vault administrator",
+        "set the sealer's memory of what was read back or ahead, raise the incarnation",
+        "the sealer and verify: `rollback`, `altered_record`, `forged_record`",
+        "when the sealer next starts, before anything is sealed; at the next `pgseal verify`",
+    ),
+)
 
 #: Floors that say: whoever has an xid of at least that of the kept snapshot has ids above all that were drawn.
 FLOORS_AHEAD = "UPDATE vault.feed SET floors = ARRAY[%s, %s, 0]::bigint[] WHERE trail = %s"

@@ -7,7 +7,25 @@ transaction; beside it stands who logged in, which nobody can change.
 import psycopg
 import pytest
 from psycopg import sql
+from tests.attacks.attack import Attack
 from tests.attacks.conftest import MODES, follow, make_table, run
+
+STAGED = (
+    Attack(
+        13,
+        "application role",
+        "call what is pgseal's own, write the trail, pass off an event as a row, act as another",
+        "refused; events are marked `app` and carry the role that logged in",
+        "at once",
+    ),
+    Attack(
+        14,
+        "any role",
+        "set pgseal's settings to suppress or forge a context",
+        "without effect on facts: role, address and session are the server's; a context is a claim",
+        "at once",
+    ),
+)
 
 #: What everybody may call.
 OPEN = {"set_context", "record_event"}

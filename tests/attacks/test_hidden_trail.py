@@ -8,11 +8,22 @@ from contextlib import closing
 
 import psycopg
 import pytest
+from tests.attacks.attack import Attack
 from tests.attacks.conftest import read_plan, read_warnings, run
 from tests.deployments import TRAIL, Deployment
 
 from pgseal.errors import AlteredRecordError
 from pgseal.sealer.seal import Sealer
+
+STAGED = (
+    Attack(
+        28,
+        "superuser",
+        "a row security policy, view, rule or trigger that hides rows from the sealer",
+        "the sealer and verify: `altered_record`",
+        "at the sealer's next look, a fraction of a second",
+    ),
+)
 
 PARTITION = "(SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'audit.record'::regclass ORDER BY 1 LIMIT 1)"
 

@@ -9,7 +9,32 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
+from tests.attacks.attack import Attack
 from tests.attacks.conftest import MODES, changes, follow, make_table, run
+
+STAGED = (
+    Attack(
+        10,
+        "superuser",
+        "`session_replication_role = replica`, then change data, also in apply workers",
+        "still captured",
+        "nothing is left to be caught",
+    ),
+    Attack(
+        11,
+        "any role",
+        "search_path, shadowed functions and operators, types with casts, policies",
+        "not possible",
+        "nothing is left to be caught",
+    ),
+    Attack(
+        12,
+        "any role",
+        "session settings that change output",
+        "captured bytes are the same",
+        "nothing is left to be caught",
+    ),
+)
 
 #: Two forms of capture: what was generated for the table, and what is for any table (audit.format_insert).
 FORMS = ("generated", "altered")

@@ -7,8 +7,19 @@ from contextlib import closing
 
 import psycopg
 import pytest
+from tests.attacks.attack import Attack
 from tests.attacks.conftest import run
 from tests.deployments import Deployment
+
+STAGED = (
+    Attack(
+        26,
+        "any role",
+        "hold a transaction open, also elsewhere, also prepared, so that others are not sealed",
+        "without effect: others are sealed on time",
+        "nothing is left to be caught",
+    ),
+)
 
 WAYS = ("writing", "prepared", "in another database", "reading an old snapshot", "holding a lock")
 

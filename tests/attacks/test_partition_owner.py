@@ -7,9 +7,20 @@ by failing the write. A second trigger that doubles records is found by `pgseal 
 
 import psycopg
 import pytest
+from tests.attacks.attack import Attack
 from tests.attacks.conftest import changes, follow, run
 
 from pgseal.trail.health import read_trigger_faults
+
+STAGED = (
+    Attack(
+        11,
+        "owner of a partitioned table",
+        "attach its capture function to another table",
+        "refused: the function works for its own table only",
+        "at once",
+    ),
+)
 
 
 @pytest.fixture

@@ -5,8 +5,19 @@ Sealed as MALFORMED with their hash, at once, and reported by `pgseal verify`; a
 
 import psycopg
 import pytest
+from tests.attacks.attack import Attack
 from tests.attacks.conftest import run
 from tests.deployments import Deployment, query
+
+STAGED = (
+    Attack(
+        33,
+        "superuser",
+        "rows that cannot be records, to stall sealing",
+        "sealed as `MALFORMED`; verify: `malformed_record`",
+        "with the next batch, a fraction of a second",
+    ),
+)
 
 COLUMNS = "id, recorded_at, xid, pid, source, category, action, outcome, relation, session_role"
 GOOD = {

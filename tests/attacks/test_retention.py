@@ -6,6 +6,7 @@ from contextlib import closing
 
 import psycopg
 import pytest
+from tests.attacks.attack import Attack
 from tests.deployments import TRAIL, Deployment, query
 from tests.retention import (
     FIRST,
@@ -21,6 +22,23 @@ from tests.retention import (
 )
 
 from pgseal.trail.retention import PartitionOwner
+
+STAGED = (
+    Attack(
+        4,
+        "source superuser",
+        "truncate, detach or drop a partition that must be kept",
+        "verify: `missing_record`",
+        "at the next `pgseal verify`",
+    ),
+    Attack(
+        34,
+        "source superuser",
+        "drop a partition and insert a false record that explains it",
+        "verify: `missing_record`: only sealed records of the vault's own trail count",
+        "at the next `pgseal verify`",
+    ),
+)
 
 
 @pytest.fixture

@@ -8,10 +8,17 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+from tests.attacks.attack import Attack
 from tests.deployments import TRAIL, Deployment, deploy, query
 
 from pgseal.core.heartbeat import Bounds
 from pgseal.sealer.seal import Sealer
+
+STAGED = (
+    Attack(
+        21, "anyone", "stop the sealer or keep it silent", "status warns, verify shows the gap", "after five minutes"
+    ),
+)
 
 
 @pytest.fixture

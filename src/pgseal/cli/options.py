@@ -10,6 +10,13 @@ from pgseal.errors import ConfigError
 
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 InUtc: TypeAlias = Annotated[bool, typer.Option("--utc", help="Times in UTC instead of your own zone.")]
+Table: TypeAlias = Annotated[str | None, typer.Option(help="About this table, as schema.name.")]
+Action: TypeAlias = Annotated[str | None, typer.Option(help="INSERT, UPDATE, DELETE, TRUNCATE, LOGIN, …")]
+Category: TypeAlias = Annotated[str | None, typer.Option(help="data_modification, configuration, …")]
+Outcome: TypeAlias = Annotated[str | None, typer.Option(help="success, failure, denied or unknown.")]
+Actor: TypeAlias = Annotated[str | None, typer.Option(help="A role, or who the application said it was.")]
+Since: TypeAlias = Annotated[str | None, typer.Option(help="From then on: a date, a time, or 2h, 7d ago.")]
+Until: TypeAlias = Annotated[str | None, typer.Option(help="Before then.")]
 SourceName: TypeAlias = Annotated[
     str | None, typer.Option("--source", metavar="NAME", help="Which source, if several.")
 ]
@@ -37,6 +44,14 @@ def parse_when(text: str, option: str, *, utc: bool) -> str:
         raise ConfigError(
             f"{option}: expected a date, a time or how long ago (2026-11-23, '2026-11-23 09:14', 2h, 7d), got {text!r}"
         ) from error
+
+
+def parse_time_option(text: str | None, option: str, *, utc: bool) -> str | None:
+    """Return a moment as records write it, None for None; raises ``ConfigError`` as ``parse_when``."""
+    if text is None:
+        return None
+    moment = datetime.fromisoformat(parse_when(text, option, utc=utc))
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ").rjust(len("2026-11-23T09:00:00.000000Z"), "0")
 
 
 def parse_record_name(text: str) -> tuple[str | None, int]:

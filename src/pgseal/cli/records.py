@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pgseal.cli.output import format_count, format_moment, printable
-from pgseal.vault.actors import find_claimed_actor
+from pgseal.core.actors import find_claimed_actor
 from pgseal.vault.values import Number, format_json
 
 if TYPE_CHECKING:

@@ -1,18 +1,20 @@
-"""``pgseal verify``: trails, vault and ledger of this configuration against each other and the signature."""
+"""``pgseal verify``: trails, vault and ledger of this configuration against each other and the signature; or a pack."""
 
 import time
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pgseal.cli.failures import FOUND
 from pgseal.cli.invocation import load_settings
-from pgseal.cli.options import AsJson
-from pgseal.errors import ConflictError
+from pgseal.cli.options import Action, Actor, AsJson, Category, InUtc, Outcome, Since, Table, Until
+from pgseal.cli.question import Question
+from pgseal.errors import ConfigError, ConflictError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from pgseal.vault.source import VaultRows
     from pgseal.vault.store import VaultStore
     from pgseal.verifier import FileKeptCheckpoint, Finding, Report, Verifier
+    from pgseal.verifier.pack import PackReport
 
 EXAMPLE = "pgseal verify"
 
@@ -32,12 +35,39 @@ _SHOWN_FINDINGS = 50
 _LOCK_SECONDS = 60.0
 
 
-def verify(context: typer.Context, as_json: AsJson = False) -> int:
+def verify(
+    context: typer.Context,
+    pack: Annotated[Path | None, typer.Argument(help="An evidence pack: check this, and nothing else.")] = None,
+    *,
+    vkey: Annotated[str | None, typer.Option(metavar="KEY", help="PACK: the verifier key of its log.")] = None,
+    since: Since = None,
+    until: Until = None,
+    table: Table = None,
+    action: Action = None,
+    category: Category = None,
+    outcome: Outcome = None,
+    actor: Actor = None,
+    require_complete: Annotated[
+        bool, typer.Option("--require-complete", help="PACK: exit code 3 unless the answer is complete.")
+    ] = False,
+    utc: InUtc = False,
+    as_json: AsJson = False,
+) -> int:
     """Was anything changed behind pgseal's back?
 
     Compares every trail with the vault, the vault with the ledger, and the ledger with its signature and with what
     was seen the last time. Ends with exit code 1 if something was changed, removed or added.
+
+    With PACK it checks an evidence pack instead, offline and without a configuration: against the key of its log
+    (--vkey) and for what you ask (--since to --actor), whatever the pack says about itself.
     """
+    question = Question(since, until, table, action, category, outcome, actor, utc=utc)
+    if pack is not None:
+        from pgseal.cli.verify_pack import verify_pack
+
+        return verify_pack(pack, vkey, question, as_json=as_json, require_complete=require_complete)
+    if vkey is not None or question.is_asked or require_complete:
+        raise ConfigError("--vkey, --require-complete and filters are for a pack: pgseal verify PACK --vkey KEY")
     settings = load_settings(context)
     key = settings.read_verifier()
 
@@ -223,7 +253,7 @@ def _why_unchecked(report: "Report", unchecked: str, rows: "dict[str, int]") -> 
     return "its source is at another incarnation"
 
 
-def show_findings(report: "Report") -> None:
+def show_findings(report: "Report | PackReport") -> None:
     """List findings for a person, the first ones in full."""
     from pgseal.cli.output import format_count, printable, say
 

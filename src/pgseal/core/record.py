@@ -54,10 +54,12 @@ __all__ = [
     "check_record_line",
     "commit_part",
     "format_envelope",
+    "format_leaf_line",
     "format_record_line",
     "format_relation",
     "format_time",
     "parse_envelope",
+    "parse_leaf_line",
     "parse_record_line",
     "parse_relation",
     "parse_time",
@@ -148,12 +150,17 @@ def format_record_line(line: RecordLine) -> bytes:
 
     Raises ``FormatError`` for values without the right form.
     """
+    return format_leaf_line(line, format_envelope(line.envelope))
+
+
+def format_leaf_line(line: RecordLine, leaf_data: bytes) -> bytes:
+    """Return what ``format_record_line`` returns; ``leaf_data`` is what the envelope was parsed from."""
     _check_index(line.index, "record line")
     # Members are in RFC 8785 order already, and leaf_data is the envelope's canonical form.
     return b'{"actor":%b,"data":%b,"envelope":%b,"index":%d}' % (
         _format_part(line.actor),
         _format_part(line.data),
-        format_envelope(line.envelope),
+        leaf_data,
         line.index,
     )
 
@@ -163,6 +170,13 @@ def parse_record_line(line: bytes, *, source: str = "record line", max_bytes: in
 
     Strict: exactly the members, and canonical bytes. Raises ``FormatError``. Follow with ``check_record_line``.
     """
+    return parse_leaf_line(line, source=source, max_bytes=max_bytes)[0]
+
+
+def parse_leaf_line(
+    line: bytes, *, source: str = "record line", max_bytes: int = MAX_LINE_BYTES
+) -> tuple[RecordLine, bytes]:
+    """Return what ``parse_record_line`` returns, and the leaf_data of its envelope; raises ``FormatError``."""
     if len(line) > max_bytes:
         raise FormatError(f"expected at most {max_bytes} bytes, got {len(line)}", source=source)
     try:
@@ -171,12 +185,14 @@ def parse_record_line(line: bytes, *, source: str = "record line", max_bytes: in
         raise FormatError("invalid UTF-8", source=source, offset=error.start) from error
     if match is None:
         raise _explain(line, source)
-    return RecordLine(
+    leaf_data = match["envelope"].encode("utf-8")
+    record = RecordLine(
         actor=_matched_part(match["actor_erased"], match["actor_salt"], match["actor_text"], source),
         data=_matched_part(match["data_erased"], match["data_salt"], match["data_text"], source),
-        envelope=parse_envelope(match["envelope"].encode("utf-8"), source=source),
+        envelope=parse_envelope(leaf_data, source=source),
         index=_check_index(int(match["index"]), source),
     )
+    return record, leaf_data
 
 
 # As for leaves, canonical bytes have one spelling; a regular expression finds the pieces several times as fast as JSON.

@@ -12,10 +12,10 @@ from typing import Any, LiteralString
 
 from psycopg import sql
 
+from pgseal.core.actors import names_of_actor
 from pgseal.core.record import parse_relation
 from pgseal.errors import ConfigError, FormatError
 from pgseal.postgres import Connection, translated_errors
-from pgseal.vault.actors import names_of_actor
 from pgseal.vault.records import COLUMNS, Record, fetch_records, list_names
 
 _SIDE = "vault"

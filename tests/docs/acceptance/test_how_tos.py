@@ -111,6 +111,18 @@ def test_a_policy_in_version_control(shell, environment, tmp_path):
 
 
 @pytest.mark.slow
+def test_evidence(shell, patients):
+    sql(patients, "UPDATE patients SET city = 'London' WHERE id = 1")
+    printed = follow(HOW_TO / "hand-evidence-to-an-auditor.md", shell, patients)
+    assert "✓ november.zip: " in printed
+    assert "✓ nothing in this pack was changed, removed, added or reordered" in printed
+    question = "--since 1h --table public.patients --action UPDATE"
+    shell(f"pgseal pack {question} -o hour.zip")
+    assert "1 match" in shell(f'pgseal verify hour.zip --vkey "$(cat clinic.vkey)" {question}')
+    shell('pgseal verify hour.zip --vkey "$(cat clinic.vkey)" --require-complete', code=3)
+
+
+@pytest.mark.slow
 def test_pgbouncer(shell, patients):
     follow(HOW_TO / "use-with-pgbouncer.md", shell, patients)
     assert claims(patients) == [{"actor": "dr.okafor", "request": "r-17"}, None]

@@ -1,4 +1,4 @@
-"""The sealer killed around its witnesses: what a witness has seen and the ledger has not must not stop the next start."""
+"""The sealer killed around its witnesses: what only they have seen must not stop the next start."""
 
 import os
 import signal

@@ -83,15 +83,13 @@ def ask_witnesses(settings: Settings) -> tuple[dict[str, bytes], list[str]]:
     if not settings.witnesses:
         return held, silent
     with ThreadPoolExecutor(len(settings.witnesses)) as threads:
-        for witness, answer in zip(
-            settings.witnesses,
-            threads.map(lambda one: _read_held(one, settings.origin), settings.witnesses),
-            strict=True,
-        ):
-            if isinstance(answer, bytes):
-                held[witness.name] = answer
-            elif answer is not None:
-                silent.append(f"witness {witness.name} was not compared with the ledger: {answer}")
+        asked = [threads.submit(_read_held, witness, settings.origin) for witness in settings.witnesses]
+    for witness, question in zip(settings.witnesses, asked, strict=True):
+        answer = question.result()
+        if isinstance(answer, bytes):
+            held[witness.name] = answer
+        elif answer is not None:
+            silent.append(f"witness {witness.name} was not compared with the ledger: {answer}")
     _wait_for_ledger(settings, max(map(_read_size, held.values()), default=0))
     return held, silent
 

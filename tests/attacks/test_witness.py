@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from tests.attacks.attack import Attack
 from tests.deployments import ORIGIN, Deployment, deploy, query
 from tests.witnesses import RunningWitness, configure, running_witnesses
 
@@ -23,6 +24,29 @@ from pgseal.ledger.witness_client import WitnessClient
 from pgseal.ledger.writer import LedgerWriter
 
 STATE = "state"
+STAGED = (
+    Attack(
+        18,
+        "ledger storage, with both memories of ours",
+        "put back an older checkpoint, with or without what was cosigned",
+        "verify: `rollback`: the witnesses show more; `signature` where `witnessed` is removed or stripped",
+        "at the next `pgseal verify`",
+    ),
+    Attack(
+        19,
+        "key holder",
+        "sign a fork: same size, smaller, larger and inconsistent",
+        "the witness refuses (422, 409, 400); verify of a ledger written anew: `fork`; the sealer stops",
+        "at once; at the next `pgseal verify`",
+    ),
+    Attack(
+        31,
+        "operator",
+        "restore source, vault, ledger and state directory together to an older moment",
+        "the sealer: `rollback`, a witness has cosigned more; verify: `rollback`",
+        "before anything new is sealed",
+    ),
+)
 
 
 @pytest.fixture

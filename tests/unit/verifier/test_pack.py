@@ -115,6 +115,18 @@ def test_only_a_heartbeat_of_the_vaults_own_trail_that_is_disclosed_and_names_ev
     assert check(log.pack(1, 4, actor={1: WITHHELD, 3: WITHHELD}), **HOUR).is_complete
 
 
+def test_the_heartbeat_that_ends_an_answer_names_every_trail_too():
+    log = Log()
+    log.beat(at(6), EARLY, at(6))
+    log.add(at(20))
+    log.beat(at(56), {"vault": at(6)}, {"vault": at(56)})
+
+    report = check(log.pack(), **HOUR)
+    assert (report.ok, report.verdict) == (True, THESE_LEAVES)
+    log.beat(at(57), at(56), at(57))
+    assert check(log.pack(), **HOUR).is_complete
+
+
 def test_leaves_stamped_ahead_of_the_clock_have_to_be_in_the_pack():
     log = Log()
     log.add(at(30))  # 0, while it is 09:06

@@ -139,6 +139,7 @@ def _reading(settings: "Settings") -> Generator[None]:
 
     with closing(connect(settings.vault.dsn.reveal(), side="vault", role=SEALER_ROLE)) as connection:
         store = VaultStore(connection)
+        store.check_installed()
         until = time.monotonic() + _LOCK_SECONDS
         while not store.try_lock(READING_LOCK, shared=True):
             if time.monotonic() > until:

@@ -15,7 +15,7 @@ from typing import LiteralString, NamedTuple
 from psycopg import Copy, sql
 
 from pgseal.copybinary import HEADER, TRAILER
-from pgseal.errors import ConflictError
+from pgseal.errors import ConfigError, ConflictError
 from pgseal.postgres import SEALER, Connection, copy_lines, translated_errors
 from pgseal.settings import VAULT_TRAIL
 
@@ -83,6 +83,16 @@ class VaultStore:
         with self._errors():
             connection.execute("SET synchronous_commit = on")
             connection.execute("SET row_security = off")
+
+    def check_installed(self) -> None:
+        """Raise ``ConfigError`` if this database has never been a vault, or its whole schema is gone."""
+        with self._errors():
+            row = self._connection.execute("SELECT to_regnamespace('vault') IS NULL, current_database()").fetchone()
+        if row and row[0]:
+            raise ConfigError(
+                f"vault: nothing is installed there, in database {row[1]!r}: is its dsn right? Restore a vault that is "
+                "lost from a backup; for a new one run pgseal init"
+            )
 
     @property
     def connection(self) -> Connection:

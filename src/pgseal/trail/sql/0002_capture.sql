@@ -293,7 +293,7 @@ BEGIN
         RAISE EXCEPTION 'pgseal: the value of column % is larger than % bytes, which the audit policy of the table rejects',
             quote_ident(name), most
             USING ERRCODE = 'program_limit_exceeded',
-                  HINT = 'Store less, or have pgseal record a digest: pgseal untrack, then pgseal track --oversize digest.';
+                  HINT = 'Store less, or have pgseal record a digest: oversize = "digest" in pgseal.toml, then pgseal apply.';
     END IF;
     RETURN jsonb_build_object('pgseal', 'digest', 'length', octet_length(content), 'sha256', encode(sha256(content), 'hex'));
 END

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Generator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -105,6 +106,7 @@ def verify_all(
     from pgseal.cli.output import show_steps
     from pgseal.ledger.store import DirectoryStore
     from pgseal.sealer.state import read_published
+    from pgseal.sealer.witnessing import ask_witnesses
     from pgseal.vault.source import VaultRows
     from pgseal.verifier import VAULT_COLUMNS, Verifier
 
@@ -122,13 +124,16 @@ def verify_all(
         verifier = Verifier(settings.origin, key, DirectoryStore(settings.ledger), kept, progress=progress)
         # Before the ledger is read: a sealer at work publishes newer ones all the time.
         sealer_note = read_published(settings.state)
-        verifier.check_checkpoint(sealer_note, policy=settings.find_witness_policy(), now=time.time())
+        held, silent = ask_witnesses(settings)
+        policy = settings.find_witness_policy()
+        verifier.check_checkpoint(sealer_note, policy=policy, held=held, now=time.time())
         verifier.check_leaves(vault)
         if trails:
             _check_trails(verifier, settings, rows)
         if look_closer is not None:
             look_closer(verifier, vault)
-        return verifier.finish(), rows
+        report = verifier.finish()
+        return replace(report, warnings=(*report.warnings, *silent)), rows
 
 
 @contextmanager

@@ -34,7 +34,7 @@ Spec: https://c2sp.org/tlog-witness.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pgseal.core.checkpoint import Checkpoint, parse_checkpoint
+from pgseal.core.checkpoint import Checkpoint, check_origin, parse_checkpoint
 from pgseal.core.encoding import MAX_TREE_SIZE, format_base64, parse_base64, parse_decimal, shorten
 from pgseal.core.keys import VerifierKey
 from pgseal.core.merkle import EMPTY_ROOT, HASH_BYTES, check_consistency
@@ -103,16 +103,18 @@ def parse_request(body: bytes) -> AddCheckpoint:
     return AddCheckpoint(old_size, proof, checkpoint)
 
 
-def find_origin(body: bytes) -> str | None:
-    """Return the origin that a request's checkpoint claims, the first line of it; None if it is not UTF-8.
+def find_origin(body: bytes) -> str:
+    """Return the origin that a request's checkpoint claims, the first line of it.
 
-    Raises ``FormatError`` for a request that is too long or has no checkpoint at all.
+    Raises ``FormatError`` for a request that is too long, or whose checkpoint begins with something else.
     """
     _, checkpoint = _split(body)
     try:
-        return checkpoint.partition(b"\n")[0].decode("utf-8")
-    except UnicodeDecodeError:
-        return None
+        origin = checkpoint.partition(b"\n")[0].decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError("invalid UTF-8 in the origin", source=_SOURCE) from error
+    check_origin(origin, source=_SOURCE)
+    return origin
 
 
 def decide(body: bytes, keys: Sequence[VerifierKey], held: Checkpoint | None) -> Acceptance | Refusal:

@@ -195,10 +195,9 @@ class Witness:
     def add_checkpoint(self, body: bytes) -> Answer:
         """Decide on a request; what is cosigned is kept, durably, when this returns. Raises ``StorageError``."""
         try:
-            origin = find_origin(body)
+            log_id = name_log(find_origin(body))
         except FormatError as error:
             return _refuse(Refusal(MALFORMED, str(error)))
-        log_id = "" if origin is None else name_log(origin)
         # Unlocked: no lock file for every origin that somebody makes up.
         if self._store.find_log(log_id) is None:
             return _refuse(Refusal(UNKNOWN, "unknown origin: its operator has to ask this witness's to add it"))

@@ -339,4 +339,5 @@ class _Question:
 
 
 def _read_reason(response: Response) -> str:
-    return " ".join(response.body[:_SHOWN_REASON].decode("utf-8", "replace").split())
+    words = response.body[:_SHOWN_REASON].decode("utf-8", "replace").split()
+    return " ".join("".join(character if character.isprintable() else "�" for character in word) for word in words)

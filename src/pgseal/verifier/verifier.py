@@ -38,7 +38,7 @@ ledger back unnoticed. (A witness decides alike.) What is kept never shrinks, ne
 ``rollback`` or ``fork`` every later run finds the same, until somebody who knows why removes the kept file.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import islice
@@ -161,13 +161,19 @@ class Verifier:
     # -- step 1
 
     def check_checkpoint(
-        self, sealer_note: bytes | None = None, *, policy: WitnessPolicy | None = None, now: float = 0.0
+        self,
+        sealer_note: bytes | None = None,
+        *,
+        policy: WitnessPolicy | None = None,
+        held: Mapping[str, bytes] | None = None,
+        now: float = 0.0,
     ) -> None:
         """Check the ledger's checkpoint against key, memory, sealer and witnesses.
 
         ``sealer_note`` is the newest checkpoint that the sealer knows it has published. The caller reads it *before* it
         calls this, because a running sealer publishes newer ones all the time. With a ``policy`` that many witnesses
-        must have cosigned; ``now``, in seconds since the Unix epoch, is what their times are judged by.
+        must have cosigned; ``now``, in seconds since the Unix epoch, is what their times are judged by. ``held`` are
+        the checkpoints that witnesses show themselves, by name: a rollback shows there without any memory of ours.
         """
         self._enter(_Step.NEW)
         kept_note = self._kept.load(self._origin)
@@ -185,6 +191,7 @@ class Verifier:
                 self._open_trusted("kept by this verifier", kept_note),
                 self._open_trusted("published by the sealer", sealer_note),
                 witnessed and _Trusted(f"cosigned by {', '.join(witnessed.cosigners)}", witnessed.checkpoint),
+                *(self._open_held(name, note) for name, note in (held or {}).items()),
             )
             if found is not None
         ]
@@ -232,6 +239,14 @@ class Verifier:
                 SignatureError(f"the checkpoint {name}: {error.detail}; was the log's key replaced?", where=CHECKPOINT)
             )
             return None
+
+    def _open_held(self, name: str, note: bytes) -> _Trusted | None:
+        try:
+            opened = open_checkpoint(note, [self._key], origin=self._origin)
+        except (FormatError, SignatureError) as error:
+            self._warnings.append(f"witness {name} shows no checkpoint that is signed with this log's key: {error}")
+            return None
+        return _Trusted(f"held by witness {name}", opened.checkpoint)
 
     def _compare(self, trusted: _Trusted, published: Checkpoint) -> None:
         old = trusted.checkpoint

@@ -22,7 +22,7 @@ from pgseal.sealer.trails import SEALER_ROLE, VAULT_TRAIL, TrailAddress, read_st
 from pgseal.sealer.witnessing import read_witnessing
 from pgseal.settings import Settings, Source, is_pattern
 from pgseal.trail.capture import TableRule
-from pgseal.trail.feed import PollFeed
+from pgseal.trail.feed import PollFeed, find_signs
 from pgseal.trail.health import HAS_CHILDREN, read_drift, read_trigger_faults, read_untracked_children
 from pgseal.trail.marks import read_touched_objects
 from pgseal.trail.partitions import read_room
@@ -129,7 +129,13 @@ def _read_trail(address: TrailAddress, vault: VaultStore | None, warnings: list[
 
     def read() -> None:
         with closing(address.connect()) as connection, translated_errors(address.side, role=SEALER_ROLE):
-            trail["unsealed"] = PollFeed(connection, side=address.side).count_unsealed(read_state(vault, address.name))
+            state = read_state(vault, address.name)
+            warnings.extend(
+                f"{address.side} is not the server that was sealed from, or an earlier state of it ({sign}); nothing "
+                f"is sealed, and what waits cannot be counted; pgseal recover {address.name} --dry-run"
+                for sign in find_signs(connection, state)
+            )
+            trail["unsealed"] = PollFeed(connection, side=address.side).count_unsealed(state)
             trail["records"] = _scalar(connection, "SELECT count(*) FROM audit.record")
             room = read_room(connection)
             trail["partition_days"] = None if room is None else round(room)

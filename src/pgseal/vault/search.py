@@ -105,8 +105,10 @@ def _find_relations(connection: Connection, name: str, condition: LiteralString)
     return [row[0] for row in rows if _name_of(row[0]) == name]
 
 
-def find_record(connection: Connection, trail: str | None, record_id: int) -> Record:
-    """Return the record ``record_id`` of ``trail`` (None: whichever trail has one), of its newest incarnation.
+def find_record(connection: Connection, trail: str | None, record_id: int, incarnation: int | None = None) -> Record:
+    """Return the record ``record_id`` of ``trail`` (None: whichever trail has one), of its newest incarnation that has.
+
+    With ``incarnation`` of that one: after a restore another record may have got the id.
 
     Raises ``ConfigError`` if there is none, or if several trails have one.
     """
@@ -118,9 +120,11 @@ def find_record(connection: Connection, trail: str | None, record_id: int) -> Re
                 "SELECT DISTINCT ON (r.trail) {columns} FROM vault.feed AS f "
                 "CROSS JOIN LATERAL generate_series(1, f.incarnation) AS i(incarnation) "
                 "JOIN vault.record AS r ON r.trail = f.trail AND r.incarnation = i.incarnation AND r.id = %(id)s "
-                "WHERE %(trail)s::text IS NULL OR f.trail = %(trail)s ORDER BY r.trail, r.incarnation DESC"
+                "WHERE (%(trail)s::text IS NULL OR f.trail = %(trail)s) "
+                "AND (%(incarnation)s::int IS NULL OR r.incarnation = %(incarnation)s) "
+                "ORDER BY r.trail, r.incarnation DESC"
             ).format(columns=COLUMNS),
-            {"id": record_id, "trail": trail},
+            {"id": record_id, "trail": trail, "incarnation": incarnation},
         )
     if len(records) > 1:
         choices = list_names([f"{record.trail}/{record.id}" for record in records])

@@ -19,6 +19,9 @@ def test_advice_and_its_commands(shell, deployment):
     # The test servers run without fsync, which is the one error there should be.
     before = find(shell, code=1)
     assert {what for severity, what in before if severity == "error"} == {"fsync is off"}
+    subjects = {one["subject"] for one in shell.json("doctor", code=1)["advice"] if one["what"] == "fsync is off"}
+    assert len(subjects) == 2
+    assert "vault" in subjects
     assert ("warning", "is on the same server as the vault") not in before
     assert not any("masked" in what for _, what in before)
     execute(
@@ -36,7 +39,9 @@ def test_advice_and_its_commands(shell, deployment):
             ("warning", f"{role} may act as pgseal_owner"),
         ):
             assert (severity, what) in found
-        assert any("log_statement = mod" in what for _, what in found)
+        (log,) = (advice["command"] for (_, what), advice in found.items() if "log_statement = mod" in what)
+        assert "ALTER SYSTEM SET log_statement = 'ddl';" in log
+        assert "ALTER SYSTEM SET log_min_error_statement = panic;" in log
         commands = [found[key]["command"] for key in found.keys() - before.keys()]
         for command in commands:
             statement = command.removeprefix("if that is not meant: ")

@@ -113,3 +113,19 @@ def test_a_key_that_could_be_several_recorded_ones_is_refused_and_they_are_named
     assert process.returncode == 2
     assert '{"k": "0.1"}' in errors
     assert '{"k": "0.1000000001"}' in errors
+
+
+def test_a_key_of_before_the_table_had_another_or_none_is_found(deployment, database):
+    query(database, "UPDATE code SET note = 'two' WHERE k = '1.5'")
+    query(database, "ALTER TABLE code DROP CONSTRAINT code_pkey")
+    query(database, "UPDATE code SET note = 'three' WHERE k = '1.5'")
+    query(database, "UPDATE t4 SET note = 'two'")
+    query(database, "ALTER TABLE t4 DROP CONSTRAINT t4_pkey, ADD n int NOT NULL DEFAULT 7 PRIMARY KEY")
+    query(database, "UPDATE t4 SET note = 'three'")
+    deployment.call("track", "public.t4")
+    deployment.seal()
+    assert [one["action"] for one in deployment.call("history", "code", "1.5")] == ["SNAPSHOT", "UPDATE"]
+    assert deployment.call("history", "code", "nobody", expect=2) is None
+    for key in ("true", '{"k": true}'):
+        assert [one["action"] for one in deployment.call("history", "t4", key)] == ["SNAPSHOT", "UPDATE"]
+    assert [one["action"] for one in deployment.call("history", "t4", "7")] == ["UPDATE", "SNAPSHOT"]

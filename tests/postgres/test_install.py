@@ -87,3 +87,13 @@ def test_a_server_or_login_that_is_not_there(database: str):
         connect(conninfo.make_conninfo(database, user="nobody"), side="source")
     with pytest.raises(ConfigError, match="malformed"):
         connect("host=a b c=", side="source")
+
+
+def test_every_encoding_can_hold_the_schemas(new_cluster):
+    """No character of the SQL is beyond ASCII; a database in LATIN1 is one that would notice."""
+    cluster = new_cluster(16)
+    cluster.execute("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    with connect(cluster.dsn("latin"), side="source") as installer:
+        for schema, package in (("audit", "pgseal.trail"), ("vault", "pgseal.vault")):
+            install_schema(installer, schema, package, side="source")
+            assert read_version(installer, schema, side="source") > 0

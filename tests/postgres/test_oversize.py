@@ -79,7 +79,7 @@ def test_a_write_is_refused_if_the_policy_says_so(source: psycopg.Connection, mo
     ):
         with pytest.raises(psycopg.errors.ProgramLimitExceeded, match=r'pgseal: .*"V w"') as caught:
             run(source, statement)
-        assert "pgseal track --oversize digest" in str(caught.value.diag.message_hint)
+        assert 'oversize = "digest" in pgseal.toml, then pgseal apply' in str(caught.value.diag.message_hint)
     run(source, "DELETE FROM t")
     assert len(images(source)) == 4
 

@@ -2,7 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, TypeAlias
+from typing import Annotated, NamedTuple, TypeAlias
 
 import typer
 
@@ -54,9 +54,17 @@ def parse_time_option(text: str | None, option: str, *, utc: bool) -> str | None
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ").rjust(len("2026-11-23T09:00:00.000000Z"), "0")
 
 
-def parse_record_name(text: str) -> tuple[str | None, int]:
-    """Return trail and id of ``[TRAIL/]ID``; raises ``ConfigError``."""
-    match = re.fullmatch(r"(?:([a-z0-9_-]{1,63})/)?#?([1-9][0-9]{0,18})", text)
+class RecordName(NamedTuple):
+    """A record: of which trail (None: whichever has it), and of which incarnation of it (None: the newest)."""
+
+    trail: str | None
+    id: int
+    incarnation: int | None
+
+
+def parse_record_name(text: str) -> RecordName:
+    """Return what ``[TRAIL/]ID[@INCARNATION]`` names; raises ``ConfigError``."""
+    match = re.fullmatch(r"(?:([a-z0-9_-]{1,63})/)?#?([1-9][0-9]{0,18})(?:@([1-9][0-9]{0,8}))?", text)
     if match is None or int(match[2]) >= 1 << 63:
         raise ConfigError(f"expected a record as [TRAIL/]ID, such as clinic/9077, got {text!r}")
-    return match[1], int(match[2])
+    return RecordName(match[1], int(match[2]), int(match[3]) if match[3] else None)

@@ -22,7 +22,11 @@ def plan(
     *,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 if anything differs, for CI.")] = False,
     as_sql: Annotated[
-        bool, typer.Option("--sql", help="Print what apply would run, for those whose DDL goes through migrations.")
+        bool,
+        typer.Option(
+            "--sql",
+            help="Print what apply would run, BEGIN and COMMIT included, for those whose DDL goes through migrations.",
+        ),
     ] = False,
     source: SourceName = None,
     as_json: AsJson = False,
@@ -45,7 +49,8 @@ def plan(
         if found.changes:
             from pgseal.cli.output import format_count, say
 
-            say(f"{format_count(len(found.changes), 'difference')}.  next: pgseal apply")
+            following = "next: pgseal apply" if found.steps or found.repairs else "pgseal apply mends none of it"
+            say(f"{format_count(len(found.changes), 'difference')}.  {following}")
     return FOUND if check and found.changes else 0
 
 
@@ -66,6 +71,7 @@ def describe_plan(found: "Plan") -> dict[str, Any]:
     return {
         "changes": [
             {"sign": change.sign, "subject": change.subject, "text": change.text, "outside": change.is_foreign}
+            | ({"by_hand": change.by_hand} if change.by_hand else {})
             for change in found.changes
         ],
         "skipped": [{"relation": relation, "reason": reason} for relation, reason in found.skipped],
@@ -85,6 +91,8 @@ def show_plan(found: "Plan") -> None:
             (change.sign, colors[change.sign]),
             f" {printable(change.text)}{outside}",
         )
+        if change.by_hand:
+            say(f"  {'':<{width}}    by hand: {printable(change.by_hand)}")
     for relation, reason in found.skipped:
         say(f"  {printable(relation):<{width}}    skip: {printable(reason)}")
     if not found.changes:

@@ -21,7 +21,7 @@ EXAMPLE = "pgseal prove clinic/9077 -o record.tlog-proof"
 
 def prove(
     context: typer.Context,
-    record: Annotated[str, typer.Argument(metavar="[TRAIL/]ID")],
+    record: Annotated[str, typer.Argument(metavar="[TRAIL/]ID[@INCARNATION]")],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write there instead of to stdout.")
     ] = None,
@@ -32,14 +32,14 @@ def prove(
     The proof is a C2SP tlog-proof, which anybody with the verifier key can check offline. It holds the record's
     content: hand it to those who may see that.
     """
-    trail, record_id = parse_record_name(record)
+    name = parse_record_name(record)
     settings = load_settings(context)
 
     from pgseal.postgres import connect
     from pgseal.vault.search import find_record
 
     with closing(connect(settings.vault.dsn.reveal(), side="vault")) as connection:
-        found = find_record(connection, trail, record_id)
+        found = find_record(connection, *name)
     proof, size = make_proof(settings, found)
     if output is not None:
         try:

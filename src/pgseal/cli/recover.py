@@ -111,9 +111,10 @@ def _examine_only(settings: "Settings", trails: Sequence[str] | None, said: "Sai
 
     with closing(connect(settings.vault.dsn.reveal(), side="vault", role=SEALER_ROLE)) as connection:
         vault = VaultStore(connection)
-        chosen = _choose(settings, trails, find_signs(settings, vault))
+        chosen = _choose(settings, trails, find_signs(settings, vault, trails or ()))
         ledger = LedgerReader(DirectoryStore(settings.ledger))
-        return _examine(settings, chosen, _Sealed(vault, ledger, read_sealed_size(settings)), said, quiet=True)
+        size = read_sealed_size(settings)
+        return _examine(settings, chosen, _Sealed(vault, ledger, size, size), said, quiet=True)
 
 
 def _recover(
@@ -122,17 +123,19 @@ def _recover(
     from pgseal.cli.output import say
     from pgseal.postgres import connect
     from pgseal.sealer.recover import find_signs, record
+    from pgseal.sealer.retention import read_sealed_size
     from pgseal.sealer.seal import Sealer
     from pgseal.sealer.trails import SEALER_ROLE
     from pgseal.vault.store import VaultStore
 
     with closing(connect(settings.vault.dsn.reveal(), side="vault", role=SEALER_ROLE)) as connection:
-        signs = find_signs(settings, VaultStore(connection))
+        signs = find_signs(settings, VaultStore(connection), trails or ())
     chosen = _choose(settings, trails, signs)
     if chosen:
         # No sealer works beside us. What the vault holds unsigned is signed first: nothing of it may be lost, too.
+        compared_size = read_sealed_size(settings)
         with closing(Sealer.open(settings, without={*(address.name for address in chosen), *signs})) as sealer:
-            sealed = _Sealed(sealer.vault, sealer.ledger, sealer.result.size)
+            sealed = _Sealed(sealer.vault, sealer.ledger, sealer.result.size, compared_size)
             examined = _examine(settings, chosen, sealed, said, quiet=as_json)
             if not as_json:
                 _show(examined, dry_run=False, as_json=False)
@@ -151,6 +154,7 @@ class _Sealed(NamedTuple):
     vault: "VaultStore"
     ledger: "LedgerReader"
     tree_size: int
+    compared_size: int
 
 
 def _choose(
@@ -175,9 +179,11 @@ def _examine(
 
     found: list[Examined] = []
     with show_steps(quiet=quiet) as show, closing(VaultRows(settings.vault.dsn.reveal(), "leaf_index")) as rows:
-        side = SealedSide(sealed.vault, rows, sealed.ledger, sealed.tree_size)
+        side = SealedSide(sealed.vault, rows, sealed.ledger, sealed.tree_size, sealed.compared_size)
         for address, signs in chosen.items():
-            found.append(examine(address, side, signs, said, lambda done, name=address.name: show(name, done, None)))
+            found.append(
+                examine(address, side, signs, said, lambda done, name=address.name: show(f"trail {name}", done, None))
+            )
     return found
 
 
@@ -215,4 +221,7 @@ def _show(examined: "Sequence[Examined]", *, dry_run: bool, as_json: bool) -> No
             more = f" and {len(found.lost) - _SHOWN_RANGES:,} more ranges" if len(found.lost) > _SHOWN_RANGES else ""
             records = format_count(found.lost_count, "sealed record")
             say(f"  {records} gone from the trail (leaves {leaves}{more}); vault and ledger keep them")
+        if found.unconfirmed:
+            count = format_count(sum(end - begin for begin, end in found.unconfirmed), "of them was", "of them were")
+            say(("! ", "yellow"), f"{count} never compared with the trail: only the vault says what they hold")
         say(f"  {format_count(one.unsealed, 'row')} not sealed yet, will be as incarnation {found.incarnation}")

@@ -67,7 +67,11 @@ def _show(document: "Mapping[str, Any]") -> None:
     say(f"  ledger   {_count(ledger.get('size'), 'leaf', 'leaves')}{shown_root}{witnessed}")
     tables = document["tables"]
     shown = ", ".join(printable(_name(table)) for table in tables[:4]) + (", …" if len(tables) > 4 else "")  # noqa: PLR2004
-    say(f"  tables   {format_count(len(tables))} tracked{f'   {shown}' if shown else ''}")
+    tracked = "unknown" if document["unread"] and not tables else f"{format_count(len(tables))} tracked"
+    unread = (
+        f"; those of {', '.join(map(printable, document['unread']))} unknown" if document["unread"] and tables else ""
+    )
+    say(f"  tables   {tracked}{f'   {shown}' if shown else ''}{unread}")
     for table in tables:
         if table.get("where"):
             say(f"           {printable(_name(table))}: only rows where {printable(table['where'])}")

@@ -11,6 +11,8 @@ from pgseal.cli.options import AsJson, SourceName
 from pgseal.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pgseal.trail.capture import TableRule
 
 EXAMPLE = "pgseal untrack public.sessions"
@@ -29,11 +31,12 @@ def untrack(
     settings = load_settings(context)
     where = settings.find_source(source)
 
-    from pgseal.cli.output import print_json, printable, say
+    from pgseal.cli.output import print_json
     from pgseal.core.record import format_relation
     from pgseal.postgres import connect, translated_errors
     from pgseal.settings import edit_tables
     from pgseal.trail.catalog import resolve_relations
+    from pgseal.trail.policy import matching_pattern
     from pgseal.trail.registry import list_tracked
     from pgseal.trail.track import untrack as untrack_table
 
@@ -56,9 +59,21 @@ def untrack(
     if as_json:
         print_json({"source": where.name, "untracked": list(chosen)})
         return
-    for relation, rule in chosen.items():
+    _report(settings.path.name, {one: (rule, matching_pattern(where.tables, one)) for one, rule in chosen.items()})
+
+
+def _report(file: str, chosen: "Mapping[str, tuple[TableRule, str | None]]") -> None:
+    """Say what is no longer tracked, with the rule it had and the pattern of ``file`` that matches it."""
+    from pgseal.cli.output import printable, say
+
+    for relation, (rule, pattern) in chosen.items():
         say(f"  {printable(relation)}  no longer tracked; its records stay")
         if options := rule.format_options():
             say(f"    as it was:  pgseal track {printable(shlex.quote(relation))} {printable(options)}")
+        if pattern is not None:
+            say(
+                f"    {printable(repr(pattern))} matches it: add it to its except in {printable(file)}, "
+                "or plan will propose it again"
+            )
     if not chosen:
         say("nothing to untrack")

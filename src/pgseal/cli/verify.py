@@ -116,8 +116,9 @@ def verify_all(
 
         def progress(step: str, done: int, total: int | None) -> None:
             """Count the rows of trails, and show how far it has come."""
-            if step not in {"ledger", "vault"}:
-                rows[step] = done
+            kind, _, name = step.partition(" ")
+            if kind == "trail":
+                rows[name] = done
             show(step, done, total)
 
         verifier = Verifier(settings.origin, key, DirectoryStore(settings.ledger), kept, progress=progress)
@@ -144,6 +145,7 @@ def _reading(settings: "Settings") -> Generator[None]:
 
     with closing(connect(settings.vault.dsn.reveal(), side="vault", role=SEALER_ROLE)) as connection:
         store = VaultStore(connection)
+        store.check_installed()
         until = time.monotonic() + _LOCK_SECONDS
         while not store.try_lock(READING_LOCK, shared=True):
             if time.monotonic() > until:
@@ -222,6 +224,12 @@ def _show_notes(report: "Report", rows: "dict[str, int]") -> None:
         lost = f"{format_count(one.lost_count, 'sealed record')} gone from it" if one.lost_count else "nothing lost"
         name = f"trail {printable(one.trail)}"
         say(f"  {name} is at incarnation {one.incarnation}, {one.kind.replace('_', ' ')}: {lost}, as sealed")
+        if one.unconfirmed:
+            count = sum(end - begin for begin, end in one.unconfirmed)
+            say(
+                ("! ", "yellow"),
+                f"{count:,} of these were never compared with the trail: only the vault says what they hold",
+            )
     for gap in report.gaps[:_SHOWN_GAPS]:
         say(("! ", "yellow"), f"no heartbeat from {gap.begin} to {gap.end}: nothing says that sealing went on")
     if len(report.gaps) > _SHOWN_GAPS:

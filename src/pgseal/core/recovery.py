@@ -8,7 +8,8 @@ A record's data is::
      "old":{"system_identifier":…,"timeline":n}, "new":{…},
      "last_id":ID, "matching":n,         the greatest id among the rows that equal a sealed record, and their number
      "base_id":ID,                       see below
-     "lost":{"count":n,"leaves":[[begin,end]…]}}
+     "lost":{"count":n,"leaves":[[begin,end]…]},
+     "unconfirmed":[[begin,end]…]}   the lost leaves that were signed without having been compared with the trail
 
 Identifiers and ids are decimal strings. ``lost`` are all leaves of the trail's earlier incarnations, and not only those
 that went missing this time, that its rows do not have any more; their number is ``count``. So the newest record of a
@@ -35,6 +36,7 @@ MAX_DATA_BYTES = 4 << 20
 _MAX_DEPTH = 4
 _MEMBERS = (
     "trail", "incarnation", "kind", "signs", "reason", "old", "new", "last_id", "matching", "base_id", "lost",
+    "unconfirmed",
 )  # fmt: skip
 
 
@@ -66,6 +68,7 @@ class Recovery:
     lost: tuple[tuple[int, int], ...]
     signs: tuple[str, ...] = ()
     reason: str | None = None
+    unconfirmed: tuple[tuple[int, int], ...] = ()
 
     def to_json(self) -> dict[str, JsonValue]:
         """Return the record's data."""
@@ -81,6 +84,7 @@ class Recovery:
             "matching": self.matching,
             "base_id": str(self.base_id),
             "lost": {"count": self.lost_count, "leaves": [list(pair) for pair in self.lost]},
+            "unconfirmed": [list(pair) for pair in self.unconfirmed],
         }
 
 
@@ -110,6 +114,7 @@ def parse_recovery(data: bytes, *, source: str = "RECOVER record") -> Recovery:
         leaves,
         tuple(str(sign) for sign in signs),
         reason,
+        parse_ranges(members["unconfirmed"], source),
     )
 
 

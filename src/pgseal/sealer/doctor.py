@@ -6,7 +6,7 @@ the servers, roles that can get around the trail, what this installation could n
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Literal, LiteralString
 
@@ -45,7 +45,7 @@ def examine(settings: Settings) -> list[Advice]:
 
     A side that cannot be reached is an advice of its own; the others are looked at all the same.
     """
-    found = list(_examine_ledger(settings))
+    found = [*_examine_ledger(settings), *_examine_vault(settings)]
     for source in settings.sources:
         try:
             found += _examine_source(source, settings)
@@ -84,16 +84,25 @@ def _examine_ledger(settings: Settings) -> Iterator[Advice]:
     )
 
 
+def _examine_vault(settings: Settings) -> list[Advice]:
+    try:
+        with closing(connect(settings.vault.dsn.reveal(), side="vault")) as connection, translated_errors("vault"):
+            return list(_run(connection, "vault", _SERVER_CHECKS))
+    except PgsealError as error:
+        return [Advice("error", "vault", "cannot be examined", str(error), "mend that, then pgseal doctor")]
+
+
 def _examine_source(source: Source, settings: Settings) -> list[Advice]:
     side = f"source {source.name!r}"
     subject = f"source {source.name}"
     with closing(connect(source.admin_dsn.reveal(), side=side)) as connection, translated_errors(side):
-        found = list(_run(connection, subject, _SOURCE_CHECKS))
-        try:
-            with closing(connect(settings.vault.dsn.reveal(), side="vault")) as vault, translated_errors("vault"):
-                found += _compare_servers(connection, vault, subject)
-        except PgsealError as error:
-            found.append(Advice("error", "vault", "cannot be examined", str(error), "mend that, then pgseal doctor"))
+        found = list(_run(connection, subject, (*_SERVER_CHECKS, *_SOURCE_CHECKS)))
+        with (
+            suppress(PgsealError),  # said once already, by _examine_vault
+            closing(connect(settings.vault.dsn.reveal(), side="vault")) as vault,
+            translated_errors("vault"),
+        ):
+            found += _compare_servers(connection, vault, subject)
     return found
 
 
@@ -127,7 +136,8 @@ def _compare_servers(source: Connection, vault: Connection, subject: str) -> Ite
         )
 
 
-_SOURCE_CHECKS = (
+# Of source and vault. The sealer waits for the vault's disk whatever synchronous_commit says there (vault/store.py).
+_SERVER_CHECKS = (
     _Check(
         "error",
         "SELECT name, setting FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off'",
@@ -135,6 +145,8 @@ _SOURCE_CHECKS = (
         "a crash of the machine can lose or spoil committed records, and with them the proof",
         "ALTER SYSTEM SET {0} = on; SELECT pg_reload_conf();",
     ),
+)
+_SOURCE_CHECKS = (
     _Check(
         "error",
         """
@@ -151,7 +163,11 @@ _SOURCE_CHECKS = (
     _Check(
         "warning",
         """
-        SELECT string_agg(s.name || ' = ' || s.setting, ', ' ORDER BY s.name)
+        SELECT string_agg(s.name || ' = ' || s.setting, ', ' ORDER BY s.name),
+            string_agg(format('ALTER SYSTEM SET %s = %s;', s.name, CASE
+                WHEN s.name = 'log_min_error_statement' THEN 'panic'
+                WHEN s.name IN ('log_statement', 'pgaudit.log') THEN '''ddl'''
+                ELSE '-1' END), ' ' ORDER BY s.name)
         FROM pg_settings s
         WHERE EXISTS (SELECT FROM audit.tracked t WHERE t.mask <> '{}' OR t.exclude <> '{}') AND (
             (s.name = 'log_statement' AND s.setting IN ('mod', 'all'))
@@ -162,7 +178,7 @@ _SOURCE_CHECKS = (
         """,
         "the server's own log may hold values that are masked or left out here ({0})",
         "statements are logged with their values, where no policy of pgseal's reaches",
-        "turn those off, or guard the log like the data: ALTER SYSTEM SET log_statement = 'none'; …",
+        "guard the log like the data, or: {1} SELECT pg_reload_conf();",
     ),
     _Check(
         "warning",
@@ -219,9 +235,10 @@ _SOURCE_CHECKS = (
     ),
     _Check(
         "note",
-        "SELECT 1 FROM pg_roles WHERE rolname = session_user AND NOT rolsuper",
-        "pgseal administers it without a superuser",
-        "event triggers cannot be made: dropped and recreated tables are noticed by status, not recorded at once",
-        "nothing, if that is how your provider has it",
+        "SELECT 1 WHERE EXISTS (SELECT FROM audit.tracked)",
+        "DDL is not recorded when it happens",
+        "pgseal makes no event triggers; that a tracked table was altered, renamed, or dropped and made anew is "
+        "noticed by pgseal status and pgseal plan",
+        "run pgseal plan --check after deployments and from cron",
     ),
 )

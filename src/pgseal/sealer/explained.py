@@ -40,11 +40,13 @@ def read_recoveries(vault: VaultStore, ledger: LedgerReader, tree_size: int, tra
 
     Also one that is not sealed yet: it was written in the transaction that raised the incarnation.
     """
-    recorded = [_parse_recorded(data) for data in vault.read_recorded_acts(RECOVER)]
-    found = {one.incarnation: one for one in recorded if one is not None and one.trail == trail}
+    found: dict[int, Recovery] = {}
     for index, recovery in _read_acts(vault, ledger, tree_size, RECOVER, parse_recovery):
         if recovery.trail == trail and LeafRanges(recovery.lost).end <= index:
-            found[recovery.incarnation] = recovery
+            found.setdefault(recovery.incarnation, recovery)  # the first counts; verify names others
+    for recovery in map(_parse_recorded, vault.read_recorded_acts(RECOVER)):
+        if recovery is not None and recovery.trail == trail:
+            found.setdefault(recovery.incarnation, recovery)
     return found
 
 

@@ -28,8 +28,10 @@ def check_incarnation(vault: VaultStore, state: FeedState, recoveries: Mapping[i
     sealed_as = vault.read_newest_incarnation(state.trail) or 1
     if sealed_as > state.incarnation:
         problem = f"its records are of incarnation {sealed_as}, but vault.feed says {state.incarnation}"
-    elif state.incarnation > 1 and not set(range(2, state.incarnation + 1)) <= recoveries.keys():
+    elif not set(range(2, state.incarnation + 1)) <= recoveries.keys():
         problem = f"vault.feed says incarnation {state.incarnation}, and no record says why"
+    elif any(incarnation > state.incarnation for incarnation in recoveries):
+        problem = f"a RECOVER record speaks of incarnation {max(recoveries)}, but vault.feed says {state.incarnation}"
     elif state.base_id != (newest.base_id if newest else 0):
         problem = f"vault.feed says base_id {state.base_id}, and no record says so"
     if problem is not None:

@@ -59,7 +59,7 @@ class SealerState:
             ) from error
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
-        self._feeds = self._read_feeds()
+        self._feeds = _read_feeds(directory)
         self._witnesses: dict[str, str | None] = {}
 
     def close(self) -> None:
@@ -113,13 +113,6 @@ class SealerState:
             )
         self._write(_CHECKPOINT, note, durable=True)
 
-    def _read_feeds(self) -> dict[str, list[object]]:
-        with suppress(ValueError, UnavailableError):
-            found: Any = json.loads(_read(self._directory / _FEEDS) or b"{}")
-            if isinstance(found, dict):
-                return found  # pyright: ignore[reportUnknownVariableType]  only compared
-        return {}
-
     def _write(self, name: str, data: bytes, *, durable: bool = False) -> None:
         """Replace a file at once; raises ``UnavailableError``."""
         temporary = self._directory / f".{name}.{secrets.token_hex(4)}"
@@ -154,6 +147,19 @@ def read_published(directory: Path) -> bytes | None:
 def read_kept(directory: Path) -> bytes | None:
     """Return the newest checkpoint that a sealer signed, without locking; None if there is none."""
     return _read(directory / _CHECKPOINT)
+
+
+def read_feed_memory(directory: Path, trail: str) -> list[Any] | None:
+    """Return what was remembered last of how far ``trail`` is read, without locking; None if nothing is."""
+    return _read_feeds(directory).get(trail)
+
+
+def _read_feeds(directory: Path) -> dict[str, list[Any]]:
+    with suppress(ValueError, UnavailableError):
+        found: Any = json.loads(_read(directory / _FEEDS) or b"{}")
+        if isinstance(found, dict):
+            return found  # pyright: ignore[reportUnknownVariableType]  only compared
+    return {}
 
 
 def read_finding(directory: Path) -> dict[str, Any] | None:

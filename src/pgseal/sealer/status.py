@@ -22,10 +22,11 @@ from pgseal.sealer.trails import SEALER_ROLE, VAULT_TRAIL, TrailAddress, read_st
 from pgseal.sealer.witnessing import read_witnessing
 from pgseal.settings import Settings, Source, is_pattern
 from pgseal.trail.capture import TableRule
-from pgseal.trail.feed import PollFeed
-from pgseal.trail.health import read_drift, read_trigger_faults, read_untracked_children
+from pgseal.trail.feed import PollFeed, find_signs
+from pgseal.trail.health import HAS_CHILDREN, read_drift, read_trigger_faults, read_untracked_children
 from pgseal.trail.marks import read_touched_objects
 from pgseal.trail.partitions import read_room
+from pgseal.trail.policy import covers
 from pgseal.trail.registry import list_tracked
 from pgseal.trail.shape import find_trail_faults
 from pgseal.vault.store import VaultStore
@@ -128,7 +129,13 @@ def _read_trail(address: TrailAddress, vault: VaultStore | None, warnings: list[
 
     def read() -> None:
         with closing(address.connect()) as connection, translated_errors(address.side, role=SEALER_ROLE):
-            trail["unsealed"] = PollFeed(connection, side=address.side).count_unsealed(read_state(vault, address.name))
+            state = read_state(vault, address.name)
+            warnings.extend(
+                f"{address.side} is not the server that was sealed from, or an earlier state of it ({sign}); nothing "
+                f"is sealed, and what waits cannot be counted; pgseal recover {address.name} --dry-run"
+                for sign in find_signs(connection, state)
+            )
+            trail["unsealed"] = PollFeed(connection, side=address.side).count_unsealed(state)
             trail["records"] = _scalar(connection, "SELECT count(*) FROM audit.record")
             room = read_room(connection)
             trail["partition_days"] = None if room is None else round(room)
@@ -186,21 +193,27 @@ def _read_tables(source: Source, vault: VaultStore | None, warnings: list[str]) 
         warnings += [f"{side}: {one.subject} {one.fault}; pgseal plan" for one in read_touched_objects(connection)]
     warnings += [
         f"{child.relation}: inherits from {child.parent}, and its changes are not recorded; "
-        f"pgseal track {shlex.quote(child.relation)}"
+        f"{_advise_mending(source, child.relation)}"
         for child in children
     ]
     known = {table.relation: table.rule for table in tracked}
     gone = {drift.relation for drift in drifts if drift.name_now is None}
-    warnings += [f"{name}: the table was dropped; pgseal untrack {name}" for name in sorted(gone)]
+    warnings += [
+        f"{drift.relation}: the table was dropped and made anew, and is not captured; "
+        f"{_advise_mending(source, drift.relation)}"
+        if drift.is_anew
+        else f"{drift.relation}: the table was dropped; pgseal untrack {shlex.quote(drift.relation)}"
+        for drift in drifts
+        if drift.name_now is None
+    ]
     for fault in faults:
-        warnings.append(
-            f"{fault.place}: capture was changed: {fault.describe(fault.place)}; "
-            f"{_track_anew(fault.relation, known[fault.relation])}"
-        )
+        is_mendable = covers(source.tables, fault.relation) and fault.fault != HAS_CHILDREN
+        mending = "pgseal apply" if is_mendable else _track_anew(fault.relation, known[fault.relation])
+        warnings.append(f"{fault.place}: capture was changed: {fault.describe(fault.place)}; {mending}")
     for drift in drifts:
         if drift.name_now is None:
             continue
-        name = shlex.quote(drift.name_now)
+        mending = _advise_mending(source, drift.name_now)
         if drift.lost_filter is not None:
             warnings.append(
                 f"{drift.relation}: a column that 'where' tests is gone or of another type; all rows are recorded, not "
@@ -209,15 +222,16 @@ def _read_tables(source: Source, vault: VaultStore | None, warnings: list[str]) 
             continue
         warnings.append(
             f"{drift.relation}: the table was altered; its changes are recorded as they are, at a higher cost, but not "
-            f"what the ALTER did to its rows; for a new baseline: pgseal track {name}"
+            f"what the ALTER did to its rows; for a new baseline: {mending}"
             if drift.name_now == drift.relation
-            else f"{drift.relation}: the table is called {drift.name_now} now, and recorded so; pgseal track {name}"
+            else f"{drift.relation}: the table is called {drift.name_now} now, and recorded so; {mending}"
         )
     for table in tracked:
         if table.baseline == "pending":
-            warnings.append(f"{table.relation}: the rows that stood before are not recorded; pgseal track it again")
+            mending = _advise_mending(source, table.relation)
+            warnings.append(f"{table.relation}: the rows that stood before are not recorded; {mending}")
     for name in sorted(name for name in source.tables.keys() - known.keys() if not is_pattern(name)):
-        warnings.append(f"{name}: in the configuration but not tracked; pgseal track it")
+        warnings.append(f"{name}: in the configuration but not tracked; pgseal apply")
     return [
         {
             "trail": source.name,
@@ -231,6 +245,11 @@ def _read_tables(source: Source, vault: VaultStore | None, warnings: list[str]) 
         }
         for table in tracked
     ]
+
+
+def _advise_mending(source: Source, relation: str) -> str:
+    """Name the command that has a table captured as the file says; ``track`` would write an entry of its own there."""
+    return "pgseal apply" if covers(source.tables, relation) else f"pgseal track {shlex.quote(relation)}"
 
 
 def _track_anew(relation: str, rule: TableRule) -> str:

@@ -122,7 +122,11 @@ def format_script(
     """Write what ``apply_steps`` would run as one transaction for ``psql``; the rows that stand now it leaves out."""
     if not steps and not repairs:
         return []
-    lines = ["BEGIN;", "SET LOCAL search_path = pg_catalog, pg_temp;"]
+    lines = [
+        "-- One transaction of its own: not to be run inside another.",
+        "BEGIN;",
+        "SET LOCAL search_path = pg_catalog, pg_temp;",
+    ]
     lines += [f"{lock.as_string()};" for step in steps if (lock := _format_lock(step)) is not None]
     statements = [(True, statement) for statement in format_repairs(repairs)]
     for step in steps:

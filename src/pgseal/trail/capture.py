@@ -436,9 +436,14 @@ _ADAPTED_INSERT = sql.SQL(
 
 
 def hidden_numbers(table: Table, rule: TableRule) -> tuple[list[int], dict[int, str]]:
-    """Return what the rule leaves out and masks by attnum, which a column keeps under another name."""
+    """Return what the rule leaves out and masks by attnum, which a column keeps under another name.
+
+    By number, not as the rule has them: the function is compared with one made from the registry, whose jsonb has an
+    order of its own.
+    """
     numbers = {column.name: column.number for column in table.columns}
-    return [numbers[name] for name in rule.exclude], {numbers[name]: how for name, how in rule.mask.items()}
+    masks = {numbers[name]: how for name, how in rule.mask.items()}
+    return sorted(numbers[name] for name in rule.exclude), dict(sorted(masks.items()))
 
 
 def stored_filter(table: Table, rule: TableRule) -> dict[str, object] | None:

@@ -1,5 +1,6 @@
 """What a table looks like, as far as capturing it needs to know. Reads the catalog, changes nothing."""
 
+import shlex
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal
@@ -140,7 +141,8 @@ def resolve_relations(connection: Connection, text: str) -> list[tuple[str, str]
             parts,
         ).fetchone()
     if found is None:
-        raise ConfigError(f"table {text} does not exist in database {connection.info.dbname!r}; check name and schema")
+        advice = _find_in_other_case(connection, parts) or "check name and schema"
+        raise ConfigError(f"table {text} does not exist in database {connection.info.dbname!r}; {advice}")
     return [(found[0], found[1])]
 
 
@@ -153,6 +155,17 @@ WHERE c.relname = %s AND n.nspname NOT IN ('pg_catalog', 'information_schema', '
 ORDER BY (n.nspname = session_user) DESC, (n.nspname = 'public') DESC, n.nspname
 LIMIT 1
 """
+
+
+def _find_in_other_case(connection: Connection, parts: list[str]) -> str | None:
+    """Say how a name has to be written that was found with other capitals only."""
+    row = connection.execute(
+        "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE lower(c.relname) = lower(%s) AND (%s::text IS NULL OR lower(n.nspname) = lower(%s)) "
+        "AND c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY 1, 2 LIMIT 1",
+        [parts[-1], *[parts[0] if len(parts) > 1 else None] * 2],
+    ).fetchone()
+    return None if row is None else f"names with capitals stand in double quotes: {shlex.quote(format_relation(*row))}"
 
 
 def _expand_schema(connection: Connection, pattern: str) -> list[tuple[str, str]]:

@@ -131,16 +131,36 @@ def find_other_server(state: FeedState, identity: ServerIdentity) -> str | None:
     return None
 
 
-def check_identity(state: FeedState, identity: ServerIdentity, *, side: str) -> None:
-    """Check that a server is the one that ``state`` was kept of; raises ``RollbackError``."""
-    if (found := find_other_server(state, identity)) is not None:
-        raise _make_rollback(state, found, side=side)
+def find_signs(connection: Connection, state: FeedState) -> list[str]:
+    """Return what says that a server is not the one that ``state`` was kept of, or an earlier state of it."""
+    if state.identity is None:
+        return []
+    if (other := find_other_server(state, read_identity(connection))) is not None:
+        return [other]  # and so the rest cannot be compared
+    row = connection.execute(
+        "SELECT pg_current_wal_flush_lsn() < %s::pg_lsn, pg_snapshot_xmax(pg_current_snapshot())::text::bigint < %s",
+        [state.flush_lsn, Snapshot.parse(state.pending or state.snapshot).xmax],
+    ).fetchone()
+    assert row is not None  # noqa: S101  a SELECT without WHERE gives a row
+    is_behind, is_younger = row
+    signs: list[str] = []
+    if is_behind:
+        signs.append(f"its write-ahead log ends before {state.flush_lsn}, which was durable")
+    if is_younger:
+        signs.append("its transaction counter is behind what was sealed")
+    return signs
+
+
+def check_restart(connection: Connection, state: FeedState, *, side: str) -> None:
+    """Check that a server is the one that ``state`` was kept of, and not an earlier state; raises ``RollbackError``."""
+    for sign in find_signs(connection, state):
+        raise _make_rollback(state, sign, side=side)
 
 
 def _make_rollback(state: FeedState, detail: str, *, side: str) -> RollbackError:
     error = RollbackError(
         f"{side} is not the server that was sealed from, or was restored to an earlier state: {detail}; nothing was "
-        f"sealed; if it was restored, upgraded or failed over: pgseal recover {state.trail}",
+        f"sealed; is it the right server? If it was restored, upgraded or failed over: pgseal recover {state.trail}",
         where="trail",
         trail=state.trail,
     )
@@ -174,32 +194,14 @@ class PollFeed:
             raise _make_rollback(state, sign, side=self._side)
 
     def find_signs(self, state: FeedState) -> list[str]:
-        """Return what says that the source is not the server that ``state`` was kept of, or an earlier state of it.
-
-        Raises ``AlteredRecordError`` if something hides rows of the trail.
-        """
+        """Return what ``find_signs`` does; raises ``AlteredRecordError`` if something hides rows of the trail."""
         with self._errors():
             check_trail_shape(self._connection, side=self._side, trail=state.trail)
-            identity = read_identity(self._connection)
-            row = self._connection.execute(
-                "SELECT pg_is_in_recovery(), pg_current_wal_flush_lsn() < %s::pg_lsn, "
-                "pg_snapshot_xmax(pg_current_snapshot())::text::bigint < %s",
-                [state.flush_lsn, Snapshot.parse(state.pending or state.snapshot).xmax],
-            ).fetchone()
-            drawn = self.read_last_id()
-        if state.identity is None or row is None:
-            return []
-        if (other := find_other_server(state, identity)) is not None:
-            return [other]  # and so the rest cannot be compared
-        signs: list[str] = []
-        if row[1]:
-            signs.append(f"its write-ahead log ends before {state.flush_lsn}, which was durable")
-        if row[2]:
-            signs.append("its transaction counter is behind what was sealed")
-        last_id = max((state.pending_last_id, *(floor.last_id for floor in state.floors)))
-        if last_id > drawn:
-            signs.append(f"its sequence of ids stands at {drawn}, vault.feed knows of id {last_id}")
-        return signs
+            signs = find_signs(self._connection, state)
+            last_id, drawn = max((state.pending_last_id, *(one.last_id for one in state.floors))), self.read_last_id()
+            if last_id > drawn and not signs:
+                signs.append(f"its sequence of ids stands at {drawn}, vault.feed knows of id {last_id}")
+            return signs
 
     def read_last_id(self) -> int:
         """Return the last id that was drawn; 0 if none was."""

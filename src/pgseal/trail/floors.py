@@ -29,13 +29,13 @@ def check_floors(connection: Connection, state: FeedState, *, side: str) -> None
     floors = [(floor.xmax, floor.last_id) for floor in state.floors]
     floors.append((_xmax(state.pending) if state.pending else 0, state.pending_last_id))
     limits = _limits([(xmax, last_id) for xmax, last_id in floors if last_id > 0])
-    if not limits:
+    if not limits and not state.base_id:
         return
     with translated_errors(side, role=SEALER), connection.transaction():
         connection.execute("SET LOCAL row_security = off")
         connection.execute("SET LOCAL enable_seqscan = on")
         connection.execute("SET LOCAL max_parallel_workers_per_gather TO DEFAULT")
-        count, first, waiting, first_waiting = _read(connection, _format_query(state, limits))
+        count, first, waiting, first_waiting = _read(connection, _format_query(state, limits or [(0, 0)]))
         drawn, *_ = _read(
             connection, sql.SQL("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM audit.record_id_seq")
         )
@@ -46,8 +46,14 @@ def check_floors(connection: Connection, state: FeedState, *, side: str) -> None
             f"{state.trail}/{first_waiting or first}; {waiting:,} of these wait and would not be sealed",
             first_waiting or first,
         )
-    if limits[-1][0] > (drawn or 0):
-        raise _contradicted(state, f"they go up to id {limits[-1][0]}, and no id above {drawn} was drawn yet", None)
+    highest = max([state.base_id, *(last_id for last_id, _ in limits)])
+    if highest > (drawn or 0):
+        raise _contradicted(
+            state,
+            f"they go up to id {highest}, and no id above {drawn} was drawn yet (if the server was restored: "
+            "pgseal recover)",
+            None,
+        )
 
 
 def _contradicted(state: FeedState, detail: str, record_id: int | None) -> AlteredRecordError:

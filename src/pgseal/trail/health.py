@@ -62,7 +62,7 @@ def _read_moved(connection: Connection) -> Iterator[TriggerFault]:
         names = {**kept["parts"], **now["parts"]}
         for moved in compare_marks(kept, now, is_altered=is_altered):
             yield TriggerFault(relation, names.get(moved.place, name), moved.trigger, moved.fault, is_capturing=True)
-    yield from (TriggerFault(*row) for row in connection.execute(_CHILDREN).fetchall())
+    yield from (TriggerFault(*row) for row in connection.execute(_CHILDREN, {"fault": HAS_CHILDREN}).fetchall())
 
 
 _MOVED = """
@@ -72,10 +72,13 @@ FROM audit.tracked t
 WHERE t.marks IS NOT NULL AND audit.format_relation(t.table_oid) IS NOT NULL ORDER BY 1
 """
 
+#: A fault that ``apply`` does not mend: it keeps the table's mode.
+HAS_CHILDREN = "has got child tables: its capture would record their rows as its own; untrack it, and track it again"
+
 # Statement triggers record the rows of a child among those of its parent, row triggers do not fire for them.
 _CHILDREN = """
 SELECT t.relation, audit.format_relation(t.table_oid), '',
-    'has got child tables: its capture would record their rows as its own; untrack it, and track it again'
+    %(fault)s
 FROM audit.tracked t WHERE t.mode = 'statement' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = t.table_oid)
 ORDER BY 1
 """
@@ -125,12 +128,15 @@ ORDER BY 1, 2, 3
 class Drift:
     """A tracked table that was altered since its capture was made; ``name_now`` is None if it was dropped.
 
+    ``is_anew``: it was dropped, and there is another one of its name.
+
     ``lost_filter`` is its filter, if a column that it tests is gone or has another type: all rows are recorded.
     """
 
     relation: str
     name_now: str | None
     lost_filter: str | None = None
+    is_anew: bool = False
 
 
 def read_drift(connection: Connection) -> list[Drift]:
@@ -142,7 +148,10 @@ def read_drift(connection: Connection) -> list[Drift]:
                 SELECT FROM jsonb_to_recordset(t.row_filter -> 'columns') f(number smallint, type oid)
                 WHERE NOT EXISTS (
                     SELECT FROM pg_attribute a WHERE a.attrelid = t.table_oid AND a.attnum = f.number
-                    AND a.atttypid = f.type AND NOT a.attisdropped)))
+                    AND a.atttypid = f.type AND NOT a.attisdropped))),
+            audit.format_relation(t.table_oid) IS NULL AND EXISTS (
+                SELECT FROM pg_class c WHERE c.relkind IN ('r', 'p', 'f')
+                AND audit.format_relation(c.oid) = t.relation)
         FROM audit.tracked t
         WHERE audit.layout(t.table_oid) IS DISTINCT FROM t.layout ORDER BY t.relation
         """,

@@ -1,6 +1,7 @@
 """What differs between the policy and the database, and the steps that would mend it. Reads only."""
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -9,11 +10,18 @@ from psycopg import sql
 
 from pgseal.core.record import parse_relation
 from pgseal.errors import CaptureError, ConfigError
-from pgseal.postgres import Connection
+from pgseal.postgres import Connection, quote_name
 from pgseal.trail.apply import Track, Untrack
 from pgseal.trail.capture import CHOICES, TableRule
 from pgseal.trail.catalog import Table, list_candidates, read_table
-from pgseal.trail.health import Drift, TriggerFault, read_drift, read_trigger_faults, read_untracked_children
+from pgseal.trail.health import (
+    HAS_CHILDREN,
+    Drift,
+    TriggerFault,
+    read_drift,
+    read_trigger_faults,
+    read_untracked_children,
+)
 from pgseal.trail.integrity import Difference, read_differences
 from pgseal.trail.marks import read_touched_objects
 from pgseal.trail.policy import Entry, Wish, expand
@@ -23,12 +31,16 @@ from pgseal.trail.track import check_owners, check_rule, plan_untrack
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One difference, in words. ``is_foreign``: it was made outside pgseal."""
+    """One difference, in words. ``is_foreign``: it was made outside pgseal.
+
+    ``by_hand`` says what mends it where ``apply`` does not, as far as that is known.
+    """
 
     sign: Literal["+", "-", "~"]
     subject: str
     text: str
     is_foreign: bool = False
+    by_hand: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +80,13 @@ def read_plan(connection: Connection, entries: Mapping[str, Entry], *, side: str
     changes += [change for difference in differences for change in _describe(difference)]
     changes += _read_role_changes(connection)
     changes += [
-        Change("~", child.relation, f"inherits from {child.parent}, and is not tracked", is_foreign=True)
+        Change(
+            "~",
+            child.relation,
+            f"inherits from {child.parent}, and is not tracked",
+            is_foreign=True,
+            by_hand=f"pgseal track {shlex.quote(child.relation)}",
+        )
         for child in read_untracked_children(connection)
         if child.relation not in tables
     ]
@@ -98,8 +116,10 @@ def _plan_tables(
     for wish in wishes:
         table = tables[wish.relation]
         known = find_registered(connection, table)
+        before: TableRule | None = None
         if known is not None:
             met.add(known.relation)
+            before = next(one.rule for one in made if one.relation == known.relation)
         found = list(_compare(wish, table, known, drifts, faults.get(known.relation, []) if known else []))
         if not found:
             continue
@@ -109,7 +129,7 @@ def _plan_tables(
         try:
             check_rule(table, wish.rule)
         except ConfigError as error:
-            refusals.append(str(error))
+            refusals.append(f"{error}{_describe_renamed(table, before, known)}")
     unwanted = [one for one in made if one.relation not in met]
     try:
         check_owners(connection, {**touched, **{one.oid: one.relation for one in unwanted}}, side)
@@ -161,7 +181,28 @@ def _compare(
     for text in _compare_rules(known.rule, wish.rule):
         yield Change("~", wish.relation, text)
     for fault in faults:
-        yield Change("~", wish.relation, fault.describe(wish.relation), is_foreign=True)
+        yield Change("~", wish.relation, fault.describe(wish.relation), is_foreign=True, by_hand=_mend_by_hand(fault))
+
+
+def _mend_by_hand(fault: TriggerFault) -> str:
+    name = shlex.quote(fault.relation)
+    return f"pgseal untrack {name}, then pgseal track {name}" if fault.fault == HAS_CHILDREN else ""
+
+
+def _describe_renamed(table: Table, before: TableRule | None, known: Registered | None) -> str:
+    """Say what hidden columns are called now that the registry knows under another name, or nothing."""
+    if before is None or known is None or known.oid != table.oid:
+        return ""
+    found: list[str] = []
+    for column in (*before.exclude, *before.mask):
+        fate = _fate(before, column)
+        names = [name for name in (*known.rule.exclude, *known.rule.mask)
+                 if _fate(known.rule, name) == fate and _fate(before, name) == "recorded"]  # fmt: skip
+        if names and _fate(known.rule, column) == "recorded":
+            found.append(f"{column!r} is called {' or '.join(map(repr, names))} now")
+    if before.where != known.rule.where:
+        found.append(f"'where' reads {known.rule.where} now")
+    return f"; {', '.join(found)}: change it in pgseal.toml, then pgseal apply" if found else ""
 
 
 def _compare_rules(known: TableRule, wish: TableRule) -> Iterator[str]:
@@ -206,7 +247,13 @@ def _subjects(differences: Sequence[Difference]) -> set[str]:
 def _describe(difference: Difference) -> Iterator[Change]:
     subject = difference.subject
     if not difference.is_ours:
-        yield Change("~", subject, "is not pgseal's", is_foreign=True)
+        kind, _, name = subject.partition(" ")
+        by_hand = (
+            f"if nobody needs it: DROP {kind.upper()} {name};"
+            if kind in {"function", "table", "view", "sequence", "type"}
+            else ""
+        )
+        yield Change("~", subject, "is not pgseal's", is_foreign=True, by_hand=by_hand)
         return
     lacks, has = (
         [fact for fact in facts if not fact.startswith("definition ")]
@@ -218,7 +265,16 @@ def _describe(difference: Difference) -> Iterator[Change]:
         if not is_rewritten:
             return
     yield from (Change("~", subject, f"lacks {fact}", is_foreign=True) for fact in lacks)
-    yield from (Change("~", subject, f"has {fact}", is_foreign=True) for fact in has)
+    for fact in has:
+        yield Change("~", subject, f"has {fact}", is_foreign=True, by_hand=_revoke_by_hand(subject, fact))
+
+
+def _revoke_by_hand(subject: str, fact: str) -> str:
+    found = _PRIVILEGE.fullmatch(fact)
+    if found is None or subject not in {"schema audit", "a partition of audit.record"}:
+        return ""
+    place = "SCHEMA audit" if subject == "schema audit" else "ALL TABLES IN SCHEMA audit"
+    return f"REVOKE {found[2]} ON {place} FROM {'PUBLIC' if found[1] == 'PUBLIC' else quote_name(found[1])};"
 
 
 def _repair(difference: Difference) -> Iterator[sql.Composed]:
@@ -256,17 +312,22 @@ def _role(name: str) -> sql.Composable:
 def _read_role_changes(connection: Connection) -> list[Change]:
     rows = connection.execute(
         """
-        SELECT r.rolname, a.word FROM pg_roles r CROSS JOIN LATERAL (VALUES
-            (r.rolsuper, 'is a superuser'), (r.rolbypassrls AND r.rolname <> 'pgseal_sealer', 'bypasses row security'),
-            (r.rolcreaterole, 'may create roles'), (r.rolcreatedb, 'may create databases'),
-            (r.rolreplication, 'may replicate'), (r.rolcanlogin AND r.rolname <> 'pgseal_sealer', 'may log in')
-        ) AS a(has, word)
+        SELECT r.rolname, a.word, format('ALTER ROLE %I %s;', r.rolname, a.mending)
+        FROM pg_roles r CROSS JOIN LATERAL (VALUES
+            (r.rolsuper, 'is a superuser', 'NOSUPERUSER'),
+            (r.rolbypassrls AND r.rolname <> 'pgseal_sealer', 'bypasses row security', 'NOBYPASSRLS'),
+            (r.rolcreaterole, 'may create roles', 'NOCREATEROLE'),
+            (r.rolcreatedb, 'may create databases', 'NOCREATEDB'),
+            (r.rolreplication, 'may replicate', 'NOREPLICATION'),
+            (r.rolcanlogin AND r.rolname <> 'pgseal_sealer', 'may log in', 'NOLOGIN')
+        ) AS a(has, word, mending)
         WHERE r.rolname IN ('pgseal_owner', 'pgseal_sealer', 'pgseal_reader') AND a.has
         UNION ALL
-        SELECT 'pgseal_owner', 'may be taken by ' || quote_ident(m.rolname)
+        SELECT 'pgseal_owner', 'may be taken by ' || quote_ident(m.rolname),
+            format('REVOKE pgseal_owner FROM %I;', m.rolname)
         FROM pg_auth_members a JOIN pg_roles r ON r.oid = a.roleid JOIN pg_roles m ON m.oid = a.member
         WHERE r.rolname = 'pgseal_owner' AND NOT m.rolsuper AND m.rolname <> session_user
         ORDER BY 1, 2
         """
     ).fetchall()
-    return [Change("~", f"role {name}", text, is_foreign=True) for name, text in rows]
+    return [Change("~", f"role {name}", text, is_foreign=True, by_hand=by_hand) for name, text, by_hand in rows]

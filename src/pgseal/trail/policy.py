@@ -69,6 +69,18 @@ def expand(entries: Mapping[str, Entry], candidates: Sequence[Candidate]) -> lis
     return [wishes[relation] for relation in sorted(wishes)]
 
 
+def covers(policies: Mapping[str, TablePolicy], relation: str) -> bool:
+    """Return whether the policy names ``relation``, or a pattern of it matches."""
+    return relation in policies or matching_pattern(policies, relation) is not None
+
+
+def matching_pattern(policies: Mapping[str, TablePolicy], relation: str) -> str | None:
+    """Return the pattern that has ``relation`` captured where it is not named; of several the last one."""
+    found = [name for name, policy in policies.items() if is_pattern(name)
+             and _matches(relation, name, policy.exceptions)]  # fmt: skip
+    return found[-1] if found else None
+
+
 def _matches(relation: str, pattern: str, exceptions: Sequence[str]) -> bool:
     return fnmatchcase(relation, pattern) and not any(fnmatchcase(relation, exception) for exception in exceptions)
 

@@ -8,7 +8,7 @@ from psycopg import sql
 from pgseal.core.fields import parse_relation
 from pgseal.errors import TamperError
 from pgseal.postgres import OWNER, SEALER, Connection, copy_lines, read_identity, translated_errors
-from pgseal.trail.feed import FeedState, check_identity
+from pgseal.trail.feed import FeedState, check_restart
 from pgseal.trail.floors import check_floors
 from pgseal.trail.rows import RECORD_COLUMNS, HeadCache
 from pgseal.trail.shape import check_trail_shape
@@ -50,31 +50,32 @@ class TrailRows:
         """
         with translated_errors(self.side, role=SEALER):
             check_trail_shape(self.connection, side=self.side, trail=self.name)
-            check_identity(self.state, read_identity(self.connection), side=self.side)
+            check_restart(self.connection, self.state, side=self.side)
         if self.damage is not None:
             raise self.damage
         check_floors(self.connection, self.state, side=self.side)
 
     def copy_rows(self) -> Iterator[bytes]:
-        """Yield COPY lines by id: sealed (t or f), id, time to relation, actor, data, as the sealer writes them.
+        """Yield COPY lines by id: sealed (t, f, u: unknown), id, time to relation, actor, data, as the sealer writes.
 
         A row is to be found in the vault if the sealed snapshot sees its transaction. One of a transaction that has
         not begun yet was not written by capture: it counts as sealed too, so that it is missed in the vault. Another
-        server than the one that was sealed from has other transactions: of its rows nothing of the kind is known.
+        server than the one that was sealed from has other transactions, and a new incarnation comes by all rows once
+        more: nothing of the kind is known then.
         """
         self.connection.execute("SET row_security = off")
         state = self.state
         with translated_errors(self.side, role=SEALER):
             is_known = state.identity in {None, read_identity(self.connection)}
         query = sql.SQL(
-            "SELECT {is_known} AND CASE WHEN r.id <= {base} THEN {base_is_sealed} OR r.id <= {position} ELSE "
+            "SELECT CASE WHEN NOT {is_known} THEN 'u' WHEN CASE WHEN r.id <= {base} THEN true ELSE "
             "pg_visible_in_snapshot(r.xid, {snapshot}::pg_snapshot) "
             "OR (pg_visible_in_snapshot(r.xid, {pending}::pg_snapshot) AND r.id <= {position}) "
-            "OR r.xid >= pg_snapshot_xmax(pg_current_snapshot()) END, {columns} FROM {rows} AS r ORDER BY r.id",
+            "OR r.xid >= pg_snapshot_xmax(pg_current_snapshot()) END THEN 't' ELSE 'f' END, "
+            "{columns} FROM {rows} AS r ORDER BY r.id",
         ).format(
             base=sql.Literal(state.base_id),
-            base_is_sealed=sql.Literal(not state.begins_incarnation),
-            is_known=sql.Literal(is_known),
+            is_known=sql.Literal(is_known and not state.begins_incarnation),
             rows=self._format_rows(),
             snapshot=sql.Literal(state.snapshot),
             pending=sql.Literal(state.pending or state.snapshot),

@@ -73,7 +73,7 @@ def find_stale(connection: Connection, table: Table, faulty: Container[str] | No
     if known is None or known.baseline == "pending" or known.is_altered:
         return known
     if known.relation not in (read_faulty(connection) if faulty is None else faulty):
-        raise CaptureError(f"{table.relation} is already tracked; to change how: pgseal untrack, then pgseal track")
+        raise CaptureError(f"{table.relation} is already tracked; to change how: change pgseal.toml, then pgseal apply")
     return known
 
 

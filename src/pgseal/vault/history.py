@@ -10,7 +10,8 @@ known yet (the key is free now, or a row is suddenly there), the table's UPDATEs
 """
 
 import heapq
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from psycopg import sql
@@ -36,27 +37,67 @@ def find_history(connection: Connection, relation: str, key: str, *, trail: str 
         key: the key's value, or a JSON object with every column of the key; ``keys`` says how it is compared.
         trail: of this trail only.
 
+    If it finds nothing under the key that the table has now, it looks for one that the table had before.
+
     Raises ``ConfigError`` for a relation without records, or without a key, or with another one, or for a text that
     could be several keys.
     """
     with translated_errors(_SIDE):
         newest = _read_newest(connection, relation)
-        typed = TypedKey(relation, key, _get_key(newest, relation))
-        recorded, likely = find_recorded(connection, relation, typed.spell()), typed.spell_likely()
-        if not recorded:
-            likely = typed.guess(connection)
-            recorded = find_recorded(connection, relation, likely)
-            if len({one for _, one in recorded}) > 1:
-                choices = list_names([one for _, one in recorded])
-                raise ConfigError(
-                    f"{key!r} could be several keys of {relation}: write one as it is recorded, {choices}"
-                )
-        keys = list(dict.fromkeys(_parse_key(one) for one in [one for _, one in recorded] or likely))
-        if trail is not None:
-            trails = {trail}
-        else:
-            trails = {newest.trail, *(one for one, _ in recorded), *find_trails(connection, relation)}
-        return [row for one in sorted(trails) for row in Lineages(RowReader(connection, relation, one)).find_rows(keys)]
+        refusal: ConfigError | None = None
+        for sample in itertools.chain([newest], _iter_former(connection, newest)):
+            try:
+                typed = TypedKey(relation, key, _get_key(sample, relation))
+            except ConfigError as error:
+                refusal = error if sample is newest else refusal
+                continue
+            if rows := _find_rows(connection, typed, sample, trail):
+                return rows
+        if refusal is not None:
+            raise refusal
+        return []
+
+
+def _find_rows(connection: Connection, typed: TypedKey, sample: Record, trail: str | None) -> list[Row]:
+    relation = typed.relation
+    recorded, likely = find_recorded(connection, relation, typed.spell()), typed.spell_likely()
+    if not recorded:
+        likely = typed.guess(connection)
+        recorded = find_recorded(connection, relation, likely)
+        if len({one for _, one in recorded}) > 1:
+            choices = list_names([one for _, one in recorded])
+            raise ConfigError(
+                f"{typed.text!r} could be several keys of {relation}: write one as it is recorded, {choices}"
+            )
+    keys = list(dict.fromkeys(_parse_key(one) for one in [one for _, one in recorded] or likely))
+    if trail is not None:
+        trails = {trail}
+    else:
+        trails = {sample.trail, *(one for one, _ in recorded), *find_trails(connection, relation)}
+    return [row for one in sorted(trails) for row in Lineages(RowReader(connection, relation, one)).find_rows(keys)]
+
+
+def _iter_former(connection: Connection, newest: Record) -> Iterator[Record]:
+    """Yield the newest record under each key of other columns that the table had when capture was made."""
+    rows = connection.execute(
+        "SELECT data::jsonb -> 'key' FROM vault.record WHERE relation = %s AND source = 'system' AND action = 'TRACK' "
+        "AND data IS NOT NULL ORDER BY leaf_index DESC",
+        [newest.relation],
+    ).fetchall()
+    seen = [set(newest.key or ())]
+    for (columns,) in rows:
+        if not columns or set(columns) in seen:
+            continue
+        seen.append(set(columns))
+        # No index tells: the head of the content does, from the newest record on.
+        query = sql.SQL(
+            "SELECT {columns} FROM vault.record AS r WHERE r.relation = %(relation)s AND r.source = 'row' "
+            "AND CASE WHEN starts_with(r.data, '{{\"key\": {{') THEN r.data::jsonb -> 'key' ?& %(names)s::text[] END "
+            "ORDER BY r.leaf_index DESC LIMIT 1"
+        )
+        yield from fetch_records(
+            connection, query.format(columns=COLUMNS), {"relation": newest.relation, "names": columns}
+        )
 
 
 def find_row(connection: Connection, record: Record) -> Row:

@@ -39,6 +39,7 @@ class TypedKey:
 
     def __init__(self, relation: str, text: str, sample: Mapping[str, Any]) -> None:
         """Raise ``ConfigError`` if ``text`` is no key of the sample's columns."""
+        self.relation, self.text = relation, text
         self._sample = sample
         self._values = _parse(relation, text, sample)
 

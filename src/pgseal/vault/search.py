@@ -6,6 +6,7 @@ production is down.
 
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, LiteralString
@@ -53,7 +54,9 @@ def resolve_relation(connection: Connection, text: str) -> str:
         if not text.startswith('"') and not _BARE.fullmatch(text):
             name = '"' + text.replace('"', '""') + '"'
     else:
-        return text
+        if _is_known(connection, text):
+            return text
+        raise _not_found(connection, text)
     name = name.lower() if _BARE.fullmatch(name) else name
     with translated_errors(_SIDE):
         # Capture begins with a TRACK record, and there is an index of these; all records are looked at in need only.
@@ -63,7 +66,33 @@ def resolve_relation(connection: Connection, text: str) -> str:
         return candidates[0]
     if candidates:
         raise ConfigError(f"{text!r} could be {list_names(candidates)}: write the schema, too")
-    raise ConfigError(
+    raise _not_found(connection, text)
+
+
+def _is_known(connection: Connection, relation: str) -> bool:
+    # As above: the index of TRACK records first.
+    with translated_errors(_SIDE):
+        for condition in ("source = 'system' AND action = 'TRACK'", "true"):
+            query = sql.SQL("SELECT FROM vault.record WHERE relation = %s AND {} LIMIT 1").format(sql.SQL(condition))
+            if connection.execute(query, [relation]).fetchone() is not None:
+                return True
+    return False
+
+
+def _not_found(connection: Connection, text: str) -> ConfigError:
+    with translated_errors(_SIDE):
+        row = connection.execute(
+            "SELECT min(relation) FROM vault.record WHERE source = 'system' AND action = 'TRACK' "
+            "AND (lower(replace(relation, '\"', '')) = lower(replace(%(text)s, '\"', '')) "
+            "OR lower(replace(relation, '\"', '')) LIKE '%%.' || lower(replace(%(like)s, '\"', '')))",
+            {"text": text, "like": _escape_like(text)},
+        ).fetchone()
+    if row and row[0]:
+        return ConfigError(
+            f"no sealed record is about a table {text!r}; names with capitals stand in double quotes: "
+            f"{shlex.quote(row[0])}"
+        )
+    return ConfigError(
         f"no sealed record is about a table {text!r}; pgseal status lists the tables, "
         "and pgseal seal --once seals what waits"
     )
@@ -76,8 +105,10 @@ def _find_relations(connection: Connection, name: str, condition: LiteralString)
     return [row[0] for row in rows if _name_of(row[0]) == name]
 
 
-def find_record(connection: Connection, trail: str | None, record_id: int) -> Record:
-    """Return the record ``record_id`` of ``trail`` (None: whichever trail has one), of its newest incarnation.
+def find_record(connection: Connection, trail: str | None, record_id: int, incarnation: int | None = None) -> Record:
+    """Return the record ``record_id`` of ``trail`` (None: whichever trail has one), of its newest incarnation that has.
+
+    With ``incarnation`` of that one: after a restore another record may have got the id.
 
     Raises ``ConfigError`` if there is none, or if several trails have one.
     """
@@ -89,9 +120,11 @@ def find_record(connection: Connection, trail: str | None, record_id: int) -> Re
                 "SELECT DISTINCT ON (r.trail) {columns} FROM vault.feed AS f "
                 "CROSS JOIN LATERAL generate_series(1, f.incarnation) AS i(incarnation) "
                 "JOIN vault.record AS r ON r.trail = f.trail AND r.incarnation = i.incarnation AND r.id = %(id)s "
-                "WHERE %(trail)s::text IS NULL OR f.trail = %(trail)s ORDER BY r.trail, r.incarnation DESC"
+                "WHERE (%(trail)s::text IS NULL OR f.trail = %(trail)s) "
+                "AND (%(incarnation)s::int IS NULL OR r.incarnation = %(incarnation)s) "
+                "ORDER BY r.trail, r.incarnation DESC"
             ).format(columns=COLUMNS),
-            {"id": record_id, "trail": trail},
+            {"id": record_id, "trail": trail, "incarnation": incarnation},
         )
     if len(records) > 1:
         choices = list_names([f"{record.trail}/{record.id}" for record in records])

@@ -1,6 +1,6 @@
 """The vault as the verifier reads it: every row, by leaf index or by trail, none left out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import LiteralString
 
@@ -87,28 +87,48 @@ class VaultRows:
             yield int(leaf), int(micros)
 
     def find_left_of_transactions(
-        self, trail: str, gone: Sequence[tuple[int, int]], explained: Sequence[tuple[int, int]]
+        self,
+        trail: str,
+        bases: Mapping[int, int],
+        gone: Sequence[tuple[int, int]],
+        explained: Sequence[tuple[int, int]],
     ) -> tuple[int, int, int] | None:
         """Find a transaction with rows in the leaf ranges ``gone`` and others neither there nor in ``explained``.
 
-        Returns id and leaf index of one that is gone, and the id of one that is left; None if there is no such.
+        ``bases`` has every incarnation, and up to which id xids in it are another server's. Returns id and leaf index
+        of one that is gone, and the id of one that is left; None if there is no such.
         """
+        query = """
+            WITH base AS (
+                SELECT * FROM unnest(%(incarnations)s::int[], %(bases)s::bigint[]) AS b(incarnation, base_id)),
+            gone AS MATERIALIZED (
+                SELECT r.incarnation, r.xid, r.id <= base.base_id AS is_foreign, min(r.id) AS id,
+                    min(r.leaf_index) AS leaf
+                FROM unnest(%(gone)s::int8multirange) AS g
+                JOIN vault.record AS r ON r.leaf_index >= lower(g) AND r.leaf_index < upper(g)
+                JOIN base USING (incarnation) WHERE r.trail = %(trail)s GROUP BY 1, 2, 3)
+            SELECT gone.id, gone.leaf, r.id FROM gone JOIN vault.record AS r USING (incarnation, xid)
+            JOIN base USING (incarnation)
+            WHERE r.trail = %(trail)s AND (r.id <= base.base_id) = gone.is_foreign
+                AND NOT r.leaf_index <@ %(gone)s::int8multirange AND NOT r.leaf_index <@ %(explained)s::int8multirange
+            ORDER BY gone.leaf LIMIT 1
+        """
+        values = {
+            "trail": trail,
+            "incarnations": list(bases),
+            "bases": list(bases.values()),
+            "gone": _multirange(gone),
+            "explained": _multirange(explained),
+        }
         with translated_errors("vault", role=self.role):
-            return (
-                self._connect("rows")
-                .execute(
-                    "WITH gone AS MATERIALIZED ("
-                    "SELECT r.incarnation, r.xid, min(r.id) AS id, min(r.leaf_index) AS leaf "
-                    "FROM unnest(%(gone)s::int8multirange) AS g "
-                    "JOIN vault.record AS r ON r.leaf_index >= lower(g) AND r.leaf_index < upper(g) "
-                    "WHERE r.trail = %(trail)s GROUP BY r.incarnation, r.xid) "
-                    "SELECT gone.id, gone.leaf, r.id FROM gone JOIN vault.record AS r USING (incarnation, xid) "
-                    "WHERE r.trail = %(trail)s AND NOT r.leaf_index <@ %(gone)s::int8multirange "
-                    "AND NOT r.leaf_index <@ %(explained)s::int8multirange ORDER BY gone.leaf LIMIT 1",
-                    {"trail": trail, "gone": _multirange(gone), "explained": _multirange(explained)},
-                )
-                .fetchone()
-            )
+            return self._connect("rows").execute(query, values).fetchone()
+
+    def copy_places(self, trail: str) -> Iterator[tuple[int, int, int]]:
+        """Yield leaf index, incarnation and id of every row of a trail, by leaf index."""
+        query = sql.SQL("SELECT leaf_index, incarnation, id FROM vault.record WHERE trail = {} ORDER BY leaf_index")
+        for line in copy_lines(self._connect("rows"), query.format(sql.Literal(trail)), side="vault", role=self.role):
+            leaf, incarnation, id_ = map(int, line.split(b"\t"))
+            yield leaf, incarnation, id_
 
     def copy_trail(self, trail: str, incarnation: int, ids: tuple[int, int] | None = None) -> Iterator[bytes]:
         """Yield COPY lines of a trail up to an incarnation: leaf_index, id, time to relation, actor, data; by id.

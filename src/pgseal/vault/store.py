@@ -15,7 +15,7 @@ from typing import LiteralString, NamedTuple
 from psycopg import Copy, sql
 
 from pgseal.copybinary import HEADER, TRAILER
-from pgseal.errors import ConflictError
+from pgseal.errors import ConfigError, ConflictError
 from pgseal.postgres import SEALER, Connection, copy_lines, translated_errors
 from pgseal.settings import VAULT_TRAIL
 
@@ -83,6 +83,16 @@ class VaultStore:
         with self._errors():
             connection.execute("SET synchronous_commit = on")
             connection.execute("SET row_security = off")
+
+    def check_installed(self) -> None:
+        """Raise ``ConfigError`` if this database has never been a vault, or its whole schema is gone."""
+        with self._errors():
+            row = self._connection.execute("SELECT to_regnamespace('vault') IS NULL, current_database()").fetchone()
+        if row and row[0]:
+            raise ConfigError(
+                f"vault: nothing is installed there, in database {row[1]!r}: is its dsn right? Restore a vault that is "
+                "lost from a backup; for a new one run pgseal init"
+            )
 
     @property
     def connection(self) -> Connection:
@@ -172,9 +182,8 @@ class VaultStore:
         """Return those of ``ids`` that the vault has already; ``earlier``: under an incarnation before this one."""
         with self._errors():
             rows = self._connection.execute(
-                f"SELECT id FROM vault.record WHERE trail = %s AND incarnation {'<' if earlier else '='} %s "  # noqa: S608
-                "AND id = ANY(%s)",
-                [trail, incarnation, list(ids)],
+                "SELECT id FROM vault.record WHERE trail = %s AND incarnation = ANY(%s) AND id = ANY(%s)",
+                [trail, list(range(1, incarnation)) if earlier else [incarnation], list(ids)],
             ).fetchall()
         return {row[0] for row in rows}
 
@@ -306,8 +315,9 @@ class VaultStore:
     def read_earlier_lines(self, trail: str, incarnation: int, ids: Sequence[int]) -> list[bytes]:
         """Return the COPY lines of records with these ids that were sealed before ``incarnation`` of a trail began."""
         query = sql.SQL(
-            "SELECT {} FROM vault.record WHERE trail = {} AND incarnation < {} AND id = ANY({})",
-        ).format(sql.SQL(COLUMNS), sql.Literal(trail), sql.Literal(incarnation), sql.Literal(list(ids)))
+            # Each incarnation named, so that the index finds every single row.
+            "SELECT {} FROM vault.record WHERE trail = {} AND incarnation = ANY({}) AND id = ANY({})",
+        ).format(sql.SQL(COLUMNS), sql.Literal(trail), sql.Literal(list(range(1, incarnation))), sql.Literal(list(ids)))
         return list(copy_lines(self._connection, query, side=self._side, role=SEALER))
 
     def read_last_lines(self, trail: str, incarnation: int, below: int, limit: int) -> list[bytes]:

@@ -95,7 +95,7 @@ class RangeResult:
     damaged: dict[int, tuple[str, int, int] | None] = field(default_factory=dict[int, "tuple[str, int, int] | None"])
     malformed: list[tuple[str, int, int]] = field(default_factory=list[tuple[str, int, int]])
     retentions: list[Retention] = field(default_factory=list[Retention])
-    recoveries: list[Recovery] = field(default_factory=list[Recovery])
+    recoveries: list[tuple[int, Recovery]] = field(default_factory=list[tuple[int, Recovery]])
     segments: list[Segment] = field(default_factory=lambda: [Segment()])
 
 
@@ -248,7 +248,7 @@ class _RangePass:
             elif row.action == RECOVER:
                 recovery = parse_recovery(row.data)
                 if not recovery.lost or recovery.lost[-1][1] <= index:
-                    self._result.recoveries.append(recovery)
+                    self._result.recoveries.append((index, recovery))
 
     def _note_heartbeat(self, index: int, moment: int, row: Row) -> None:
         if (row.trail, row.source, row.action) == (_VAULT_TRAIL, "system", HEARTBEAT) and row.data is not None:

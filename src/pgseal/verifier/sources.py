@@ -95,10 +95,11 @@ class TrailSource(Protocol):
     def copy_rows(self) -> Iterator[bytes]:
         """Yield the rows in the order of id, as COPY text lines without the newline.
 
-        Columns: sealed (t or f), id, time, xid, source, category, action, outcome, relation, actor, data, each byte
-        for byte as the sealer wrote it to the vault. ``sealed`` says that the snapshot the vault keeps for this trail
-        sees the row, so that the vault must have it. That snapshot is read before the rows are, and the rows when the
-        first one is asked for: the verifier asks for it after it has read the checkpoint and before it asks the vault.
+        Columns: sealed (t, f, or u where it is not known), id, time, xid, source, category, action, outcome, relation,
+        actor, data, each byte for byte as the sealer wrote it to the vault. ``sealed`` says that the snapshot the vault
+        keeps for this trail sees the row, so that the vault must have it. That snapshot is read before the rows are,
+        and the rows when the first one is asked for: the verifier asks for it after it has read the checkpoint and
+        before it asks the vault.
         """
         ...
 

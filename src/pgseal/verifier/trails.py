@@ -28,7 +28,7 @@ from pgseal.verifier.sources import TrailSource, VaultSource
 _COLUMNS = ("id", "time", "xid", "source", "category", "action", "outcome", "relation", "actor", "data")
 _NO_ID = 2**63  # sorts where PostgreSQL sorts NULL
 _PROGRESS_ROWS = 16_384
-_SEALED = ord("t")
+_UNSEALED = ord("f")
 _MAX_CLAIMS = 64
 
 
@@ -127,7 +127,7 @@ class TrailCheck:
         while row is not None and record is not None:
             tab = record.index(b"\t")
             body = record[tab + 1 :]
-            if row[2:] != body or body == previous or row[0] != _SEALED:
+            if row[2:] != body or body == previous or row[0] == _UNSEALED:
                 break
             leaf_index = record[:tab]
             if leaf_index == NULL or not 0 <= int(leaf_index) < size or (damaged and int(leaf_index) in damaged):
@@ -186,7 +186,7 @@ class TrailCheck:
                         leaf_index=leaf_index,
                     )
                 )
-        elif is_sealed and right.mark != b"t":
+        elif is_sealed and right.mark == b"f":
             self._report_forgotten(id_, leaf_index)
         self._report_repeated(id_, leaf_index, len(rows) - 1)
 

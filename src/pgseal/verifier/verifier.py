@@ -79,7 +79,7 @@ from pgseal.verifier.trails import Known, TrailCheck
 from pgseal.verifier.upper import UpperTiles
 from pgseal.verifier.witnessed import Witnessed, describe_lag, open_witnessed
 
-#: Called with the step (``ledger``, ``vault`` or a trail's name), what is done, and the total where it is known.
+#: Called with the step (``ledger``, ``vault`` or ``trail NAME``), what is done, and the total where it is known.
 Progress = Callable[[str, int, int | None], None]
 
 #: Damaged vault rows that are remembered for judging the trails; with more, trails are not compared with that vault.
@@ -152,7 +152,7 @@ class Verifier:
         self._damaged_leaves: dict[int, bool] = {}
         self._not_compared: list[str] = []
         self._retentions: list[Retention] = []
-        self._recoveries: list[Recovery] = []
+        self._recoveries: list[tuple[int, Recovery]] = []
         self._segments: dict[int, list[Segment]] = {}
         self._retained: dict[str, int] = {}
         self._warnings: list[str] = []
@@ -409,7 +409,7 @@ class Verifier:
             check = TrailCheck(trail, self._vault, known, self._findings)
             done = self._checked["trail"]
             try:
-                check.run(lambda checked: self._progress(trail.name, checked, None))
+                check.run(lambda checked: self._progress(f"trail {trail.name}", checked, None))
             except (ConfigError, StorageError):
                 if is_sound:
                     raise
@@ -442,7 +442,22 @@ class Verifier:
         Notes as checked the incarnations that RECOVER records lead from and to; ``finish`` finds the others.
         """
         self._checked_trails.add((trail.name, trail.incarnation))
-        recoveries = {one.incarnation: one for one in self._recoveries if one.trail == trail.name}
+        recoveries: dict[int, Recovery] = {}
+        for index, one in sorted(self._recoveries, key=lambda found: found[0]):
+            if one.trail != trail.name:
+                continue
+            if one.incarnation in recoveries or one.incarnation > trail.incarnation:
+                self._findings.add(
+                    ForgedRecordError(
+                        f"the RECOVER record of leaf {index} speaks of incarnation {one.incarnation} of trail "
+                        f"{trail.name!r}, and no pgseal recover began that then: it says nothing",
+                        where="vault",
+                        trail=trail.name,
+                        leaf_index=index,
+                    )
+                )
+            else:
+                recoveries[one.incarnation] = one
         for incarnation in range(trail.incarnation, 1, -1):
             if incarnation not in recoveries:
                 break
@@ -540,7 +555,7 @@ class Verifier:
             unchecked_trails=tuple(f"{trail} (incarnation {incarnation})" for trail, incarnation in unchecked),
             not_compared=tuple(self._not_compared),
             retained=dict(self._retained),
-            recovered=tuple(self._recoveries),
+            recovered=tuple(one for _, one in sorted(self._recoveries, key=lambda found: found[0])),
             warnings=tuple(self._warnings),
             witnessed=self._witnessed.checkpoint.size if self._witnessed else None,
             gaps=tuple(islice(find_gaps(self._in_order()), MAX_FINDINGS)),

@@ -21,6 +21,7 @@ GOOD = {
     "matching": 9000,
     "base_id": "0",
     "lost": {"count": 3, "leaves": [[0, 2], [5, 9]]},
+    "unconfirmed": [],
 }
 
 
@@ -57,6 +58,8 @@ def test_what_is_written_is_read():
         {"lost": {"count": 3, "leaves": [[0, 5], [5, 9]]}},
         {"lost": {"count": 3, "leaves": {}}},
         {"lost": []},
+        {"unconfirmed": None},
+        {"unconfirmed": [[2, 1]]},
         {"more": 1},
     ],
     ids=json.dumps,

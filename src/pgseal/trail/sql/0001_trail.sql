@@ -96,7 +96,7 @@ FROM (
 -- Partitions -------------------------------------------------------------------------------------------
 
 -- One partition a quarter, two years ahead. Made standalone and then attached, which does not block writers
--- as CREATE … PARTITION OF would; no default partition, which would forbid DETACH CONCURRENTLY.
+-- as CREATE ... PARTITION OF would; no default partition, which would forbid DETACH CONCURRENTLY.
 CREATE FUNCTION audit.ensure_partitions(ahead interval DEFAULT '2 years') RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, MDY'

@@ -27,7 +27,7 @@ BEGIN
 END
 $pgseal$;
 
--- The table's name as it stands in records (FORMATS.md §1), live as well; NULL if there is no such table.
+-- The table's name as it stands in records (FORMATS.md, section 1), live as well; NULL if there is no such table.
 CREATE FUNCTION audit.format_relation(relation regclass) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
@@ -129,7 +129,7 @@ $pgseal$;
 -- $1 is the claimed context; of a row trigger $2 and $3 are OLD and NEW, a statement trigger has old_rows and new_rows.
 -- Other rows than these, deleted ones or those of a SNAPSHOT, are read from ``place``, which is trusted SQL; the ids of a
 -- SNAPSHOT begin with $2. ``row_filter`` is what the registry has of the table's filter.
--- Values of the types that FORMATS.md §1 gives to to_jsonb are recognised when they are met. All others are printed by
+-- Values of the types that FORMATS.md, section 1 gives to to_jsonb are recognised when they are met. All others are printed by
 -- their output function, so that nobody's cast runs.
 CREATE FUNCTION audit.format_insert(
     relation regclass, action text, is_row boolean, exclude smallint[], masks jsonb, oversize text, place text DEFAULT NULL,
@@ -293,7 +293,7 @@ BEGIN
         RAISE EXCEPTION 'pgseal: the value of column % is larger than % bytes, which the audit policy of the table rejects',
             quote_ident(name), most
             USING ERRCODE = 'program_limit_exceeded',
-                  HINT = 'Store less, or have pgseal record a digest: pgseal untrack, then pgseal track --oversize digest.';
+                  HINT = 'Store less, or have pgseal record a digest: oversize = "digest" in pgseal.toml, then pgseal apply.';
     END IF;
     RETURN jsonb_build_object('pgseal', 'digest', 'length', octet_length(content), 'sha256', encode(sha256(content), 'hex'));
 END

@@ -21,7 +21,7 @@ $pgseal$;
 COMMENT ON FUNCTION audit.partitions() IS 'the partitions of the trail, oldest first; is_detaching: a DETACH was broken off';
 
 -- Makes one partition of the trail, under the first name that is free. Standalone and then attached, which does not
--- block writers as CREATE … PARTITION OF would.
+-- block writers as CREATE ... PARTITION OF would.
 CREATE FUNCTION audit.make_partition(wanted_name text, lower_end timestamptz, upper_end timestamptz) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, MDY'

@@ -36,7 +36,7 @@ COMMENT ON COLUMN vault.record.leaf_index IS 'position in the ledger, from 0, wi
 COMMENT ON COLUMN vault.record.actor IS 'who: the exact text committed to; NULL once erased';
 COMMENT ON COLUMN vault.record.data IS 'what: the exact text committed to; NULL once erased';
 
--- The history of one row: its relation and the leading {"key": …} of its data, hashed so that any key fits an index.
+-- The history of one row: its relation and the leading {"key": ...} of its data, hashed so that any key fits an index.
 CREATE FUNCTION vault.row_hash(relation text, data text) RETURNS bigint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN pg_catalog.hashtextextended(

@@ -57,8 +57,11 @@ class Heartbeat:
                 future = tuple(found.future)
                 if len(future) > MAX_FUTURE:
                     high, future = max(high, found.newest_of_all), ()
-            low = find_earliest_time(states[name]) - _MARGIN if name in states else 0
-            bounds[name] = Bounds(high, max(0, low), future)
+            # Of a trail that is not configured any more nothing new is known.
+            low = self._bounds[name].low if name in self._bounds else 0
+            if name in states:
+                low = max(0, find_earliest_time(states[name]) - _MARGIN)
+            bounds[name] = Bounds(high, low, future)
         self._after, self._bounds = tree_size - 1, bounds
         return bounds
 

@@ -12,6 +12,8 @@ from tests.attacks.test_hijack import COLUMNS, FORMS, HOSTILE, ROW, SETTINGS, TE
 
 from pgseal.trail.capture import TableRule
 
+#: The oldest and the newest at hand: the suite is long.
+pytestmark = pytest.mark.servers(15, 18)
 STAGED = (
     Attack(
         11,

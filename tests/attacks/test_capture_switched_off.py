@@ -12,6 +12,8 @@ from tests.attacks.attack import Attack
 from tests.attacks.conftest import read_plan, read_warnings, run
 from tests.deployments import Deployment, query
 
+#: The oldest and the newest at hand: the suite is long.
+pytestmark = pytest.mark.servers(15, 18)
 STAGED = (
     Attack(
         8,

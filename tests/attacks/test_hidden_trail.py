@@ -15,6 +15,8 @@ from tests.deployments import TRAIL, Deployment
 from pgseal.errors import AlteredRecordError
 from pgseal.sealer.seal import Sealer
 
+#: The oldest and the newest at hand: the suite is long.
+pytestmark = pytest.mark.servers(15, 18)
 STAGED = (
     Attack(
         28,

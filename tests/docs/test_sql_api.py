@@ -29,7 +29,7 @@ def source(database):
 def read_described(section: str) -> set[str]:
     """The names in the first column of a section's table."""
     text = PAGE.read_text(encoding="utf-8")
-    body = re.search(rf"^## {re.escape(section)}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    body = re.search(rf"^## {re.escape(section)}\n(.*?)(?=^##|\Z)", text, re.DOTALL | re.MULTILINE)
     assert body is not None
     return set(re.findall(r"^\| `(\w+)` \|", body[1], re.MULTILINE))
 

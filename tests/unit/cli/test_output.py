@@ -45,9 +45,10 @@ def test_when_is_a_time_or_how_long_ago():
 
 
 def test_record_names():
-    assert parse_record_name("clinic/9077") == ("clinic", 9077)
-    assert parse_record_name("#9077") == (None, 9077)
-    for wrong in ("", "0", "-1", "clinic/", "a/b/1", "9223372036854775808"):
+    assert parse_record_name("clinic/9077") == ("clinic", 9077, None)
+    assert parse_record_name("#9077") == (None, 9077, None)
+    assert parse_record_name("clinic/9077@2") == ("clinic", 9077, 2)
+    for wrong in ("", "0", "-1", "clinic/", "a/b/1", "9223372036854775808", "9077@", "9077@0", "@2"):
         with pytest.raises(ConfigError):
             parse_record_name(wrong)
 

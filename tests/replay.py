@@ -6,7 +6,11 @@ Written from FORMATS.md §1 alone; shares nothing with the product but PostgreSQ
     UPDATE              `new` is the row after, `old` the former values of what changed, `key` the former key
     DELETE              `old` is the row
     TRUNCATE            no row is left
-    TRUNCATE_PARTITION  what went is in DELETE records before it, or in a TRUNCATE after it
+    TRUNCATE_PARTITION  no row is left in the partition `part`
+    DETACH              neither, it is no partition any more
+    ATTACH              the rows in the partition `part` are those of the SNAPSHOT records that follow
+
+Records about rows of a partitioned table name the partition in `part`. Of one with an ATTACH, nothing before counts.
 
 Every old image must be a row that stands there: nothing may be missing in between. In the order of `id` it does, except
 that triggers nest: a record may then come before the one that it starts from, in the same transaction. It is held back,
@@ -26,6 +30,7 @@ from psycopg import sql
 from pgseal.trail.rows import DATA_TEXT
 
 Image = dict[str, Any]
+Row = tuple[str | None, str]
 
 REDACTED = "[redacted]"
 
@@ -54,10 +59,10 @@ def format_json(value: Any) -> str:
 
 @dataclass(frozen=True)
 class _Step:
-    """What one record does: takes a row away, puts one there, or both."""
+    """What one record does: takes a row away, puts one there, or both. A row is the partition and the image."""
 
-    before: str | None
-    after: str | None
+    before: Row | None
+    after: Row | None
     what: str
 
 
@@ -65,13 +70,13 @@ class _Step:
 class ReplayedTable:
     """The rows of one table so far. `held_back` counts the records that came before what they start from."""
 
-    images: Counter[str] = field(default_factory=Counter)
+    images: Counter[Row] = field(default_factory=Counter)
     actions: Counter[str] = field(default_factory=Counter)
     held_back: int = 0
-    _keys: dict[str, str | None] = field(default_factory=dict)
+    _keys: dict[Row, str | None] = field(default_factory=dict)
     _transaction: Hashable = None
     _waiting: list[_Step] = field(default_factory=list)
-    _seen: set[str] = field(default_factory=set)
+    _seen: set[Row] = field(default_factory=set)
 
     def apply(self, action: str, data: Image, transaction: Hashable) -> None:
         """Apply one record; AssertionError if what stands there is not what the record starts from."""
@@ -79,18 +84,20 @@ class ReplayedTable:
             self.settle()
             self._transaction = transaction
         key, new, old = data["key"], data["new"], data["old"]
+        part = format_json(data["part"]) if "part" in data else None
         self.actions[action] += 1
-        if action in {"TRUNCATE", "TRUNCATE_PARTITION"}:
+        if action in {"TRUNCATE", "TRUNCATE_PARTITION", "ATTACH", "DETACH"}:
             assert (key, new, old) == (None, None, None)
+            assert (part is None) == (action == "TRUNCATE")
             self.settle()
-            if action == "TRUNCATE":
-                self.images.clear()
+            for row in [row for row in self.images if action == "TRUNCATE" or row[0] == part]:
+                del self.images[row]
         elif action in {"INSERT", "SNAPSHOT"}:
             assert old is None
-            self._step(None, new, key, key, action)
+            self._step(part, None, new, key, key, action)
         elif action == "DELETE":
             assert new is None
-            self._step(old, None, key, None, action)
+            self._step(part, old, None, key, None, action)
         else:
             assert action == "UPDATE"
             before = {**new, **old}
@@ -98,7 +105,7 @@ class ReplayedTable:
             # What changed is told by the values themselves; redacted, they look alike.
             same = [name for name, value in old.items() if new[name] == value and value != REDACTED]
             assert not same, f"old names a column that did not change: {same}"
-            self._step(before, new, key, key and {name: new[name] for name in key}, action)
+            self._step(part, before, new, key, key and {name: new[name] for name in key}, action)
 
     def settle(self) -> None:
         """End a transaction: nothing waits any more, and no two rows have one key."""
@@ -117,20 +124,27 @@ class ReplayedTable:
     def rows(self) -> Iterator[str]:
         """The rows as JSON texts."""
         self.settle()
-        yield from self.images.elements()
+        yield from (image for _, image in self.images.elements())
 
     def _step(
-        self, before: Image | None, after: Image | None, old_key: Image | None, new_key: Image | None, action: str
+        self,
+        part: str | None,
+        before: Image | None,
+        after: Image | None,
+        old_key: Image | None,
+        new_key: Image | None,
+        action: str,
     ) -> None:
-        texts: list[str | None] = []
+        rows: list[Row | None] = []
         for image, key in ((before, old_key), (after, new_key)):
             if image is None:
-                texts.append(None)
+                rows.append(None)
                 continue
             assert key is None or {name: image[name] for name in key} == key, f"{key} is not the key of {image}"
-            texts.append(format_json(image))
-            self._keys[format_json(image)] = key and format_json(key)
-        step = _Step(texts[0], texts[1], f"{action} {old_key} of {before}")
+            row = (part, format_json(image))
+            rows.append(row)
+            self._keys[row] = key and format_json(key)
+        step = _Step(rows[0], rows[1], f"{action} {old_key} of {before}")
         if not self._take(step):
             self.held_back += 1
             self._waiting.append(step)
@@ -172,11 +186,19 @@ def replay_trail(source: psycopg.Connection) -> dict[str, ReplayedTable]:
 
 
 def _replay(records: Iterable[tuple[Any, ...]]) -> dict[str, ReplayedTable]:
+    parsed = [(*head, parse_json(data), transaction) for *head, data, transaction in records]
+    attached = {
+        (relation, data["part"]): position
+        for position, (_, action, relation, data, _) in enumerate(parsed)
+        if action == "ATTACH"
+    }
     tables: dict[str, ReplayedTable] = {}
-    for record_id, action, relation, data, transaction in records:
+    for position, (record_id, action, relation, data, transaction) in enumerate(parsed):
         table = tables.setdefault(relation, ReplayedTable())
+        if position < attached.get((relation, data.get("part")), 0):
+            continue
         try:
-            table.apply(action, parse_json(data), transaction)
+            table.apply(action, data, transaction)
         except AssertionError as error:
             error.add_note(f"at record {record_id}: {action} of {relation}")
             raise

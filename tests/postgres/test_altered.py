@@ -5,10 +5,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgseal.trail.capture import TRIGGERS, TableRule
+from pgseal.trail.capture import TableRule
 from pgseal.trail.health import read_drift, read_trigger_faults
 from pgseal.trail.registry import list_tracked
 from pgseal.trail.track import track
+from pgseal.trail.triggers import TRIGGERS
 
 KINDS = {
     "statement": "CREATE TABLE t (id int PRIMARY KEY, a int, b text, secret text, photo text)",

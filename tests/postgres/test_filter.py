@@ -70,16 +70,18 @@ def check_replay(source: psycopg.Connection, covers: str = WHERE) -> None:
     records = query(
         source,
         f"SELECT r.action, r.key::text, r.old::text, r.new::text, {_covered(covers, 'new || old')}, "
-        f"{_covered(covers, 'new')}, r.xid::text FROM audit.record AS r WHERE r.source = 'row' ORDER BY r.id",
+        f"{_covered(covers, 'new')}, r.xid::text, r.data ->> 'part' "
+        "FROM audit.record AS r WHERE r.source = 'row' ORDER BY r.id",
     )
-    for action, *images, was_covered, is_covered, transaction in records:
+    for action, *images, was_covered, is_covered, transaction, part in records:
         key, old, new = (parse_json(image or "null") for image in images)
         if action == "UPDATE" and not was_covered:
             assert is_covered, "neither what was there nor what came of it is covered"
             action, key, old = "INSERT", key and {name: new[name] for name in key}, None  # noqa: PLW2901
         elif action == "UPDATE" and not is_covered:
             action, old, new = "DELETE", {**new, **old}, None  # noqa: PLW2901
-        table.apply(action, {"key": key, "old": old, "new": new}, transaction)
+        more = {} if part is None else {"part": part}
+        table.apply(action, {"key": key, "old": old, "new": new, **more}, transaction)
     expected = ReplayedTable()
     for (row,) in query(source, f"SELECT to_jsonb(t)::text FROM t WHERE {covers}"):
         expected.apply("INSERT", {"key": None, "old": None, "new": parse_json(row)}, None)

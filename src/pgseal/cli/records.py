@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgseal.cli.output import format_count, format_moment, printable
 from pgseal.core.actors import find_claimed_actor
+from pgseal.vault.moves import Move
 from pgseal.vault.values import Number, format_json
 
 if TYPE_CHECKING:
@@ -24,7 +25,15 @@ _MOST_LINES = 8
 _GAP = "  "
 # Nothing, a word that stands for a value, blanks at an end or several together, quotes, our own arrow.
 _LOOKS_ELSE = re.compile(r"\A\s*\Z|\A(null|true|false)\Z|\A\s|\s\Z|\s\s|\"|→", re.IGNORECASE)
-_STYLES = {"DELETE": "red", "TRUNCATE": "red", "INSERT": "green", "SNAPSHOT": "green"}
+_STYLES = {
+    "DELETE": "red",
+    "TRUNCATE": "red",
+    "TRUNCATE_PARTITION": "red",
+    "DETACH": "red",
+    "INSERT": "green",
+    "SNAPSHOT": "green",
+    "ATTACH": "green",
+}
 Line = list[str | tuple[str, str]]
 
 
@@ -101,8 +110,8 @@ def list_trails(settings: "Settings") -> list[str]:
 
 
 def _has_no_actor(record: "Record") -> bool:
-    """Return whether somebody changed a row without saying who; a baseline is nobody's change."""
-    if record.actor is None or record.source != "row" or record.action == "SNAPSHOT":
+    """Return whether somebody changed a row without saying who; what pgseal found there is nobody's change."""
+    if record.actor is None or record.source != "row" or record.action in {"SNAPSHOT", "ATTACH", "DETACH"}:
         return False
     return find_claimed_actor(record.who) is None
 
@@ -118,25 +127,27 @@ def _seal_mark(record: "Record", sealed_size: int | None) -> str | tuple[str, st
 def _format_details(record: "Record") -> Iterator[Line]:
     if record.data is None:
         yield ["    content erased; the seal remains"]
-    elif record.source == "row":
-        if record.action == "UPDATE":
-            yield from _format_changes(record)
-        else:
-            yield from _format_image(record.new or record.old or {})
-    elif record.what:
-        yield [f"    {printable(format_json(record.what), 2 * _VALUE_WIDTH)}"]
+    elif isinstance(record, Move):
+        yield ["    ", " → ".join(printable(partition) for partition in record.partitions)]
+        yield from _format_changes(record)
+    elif record.action == "UPDATE" and record.source == "row":
+        yield from _format_changes(record)
+        if not record.changed:
+            yield [("    no column changed", "dim")]
+    elif (image := record.new or record.old) is not None:
+        yield from _format_image(image)
+    elif said := {name: value for name, value in record.what.items() if value is not None}:
+        yield [f"    {printable(format_json(said), 2 * _VALUE_WIDTH)}"]
 
 
 def _format_changes(record: "Record") -> Iterator[Line]:
-    """Yield a line for each column that an UPDATE changed."""
+    """Yield a line for each column that an UPDATE or a move changed."""
     old, new = record.old or {}, record.new or {}
     names = [_text(column, _NAME_WIDTH) for column in record.changed]
     width = max(map(len, names), default=0)
     for column, name in zip(record.changed, names, strict=True):
         before, after = (_value(image.get(column)) for image in (old, new))
         yield [f"    {name:<{width}}  ", (before, "red"), " → ", (after, "green")]
-    if not names:
-        yield [("    no column changed", "dim")]
 
 
 def _format_image(image: Mapping[str, Any]) -> Iterator[Line]:

@@ -41,6 +41,7 @@ def _seal_once(settings: "Settings", *, as_json: bool) -> None:
     from pgseal.cli.output import format_count, print_json, printable, say, show_progress
     from pgseal.core.encoding import format_base64
     from pgseal.sealer.seal import Sealer
+    from pgseal.sealer.watch import PartitionWatch
 
     with show_progress("sealing", quiet=as_json) as progress, closing(Sealer.open(settings)) as sealer:
         result = sealer.seal_once(lambda sealed: progress(sealed, 0))
@@ -49,6 +50,7 @@ def _seal_once(settings: "Settings", *, as_json: bool) -> None:
     else:
         say(("✓", "green"), f" {format_count(result.sealed, 'record')} sealed")
         say(f"  {printable(result.origin)}   size {result.size:,}   root {format_base64(result.root)}")
+    PartitionWatch(settings).tell(lambda line: sys.stderr.write(f"pgseal: {printable(line)}\n"))
     if sealer.lost:
         raise sealer.lost[0]  # what could be reached is sealed and shown; what could not is the outcome
 

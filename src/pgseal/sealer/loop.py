@@ -6,6 +6,7 @@ from threading import Event
 from pgseal.core.heartbeat import INTERVAL_SECONDS
 from pgseal.errors import ConflictError, UnavailableError
 from pgseal.sealer.seal import Report, Sealer
+from pgseal.sealer.watch import PartitionWatch
 from pgseal.settings import Settings
 
 _POLL_SECONDS = 0.2
@@ -17,8 +18,10 @@ _HEARTBEAT_SECONDS = 0.8 * INTERVAL_SECONDS
 def run(settings: Settings, stop: Event, report: Report) -> None:
     """Seal until ``stop`` is set. A side that cannot be reached is waited for, with growing pauses.
 
-    ``report`` gets one line when a side is lost and one when it is back. Raises what a person has to act on.
+    ``report`` gets one line when a side is lost and one when it is back, and one for each partition of a tracked table
+    that came or went. Raises what a person has to act on.
     """
+    watch = PartitionWatch(settings)
     pause = 1.0
     waiting = has_worked = False
     while not stop.is_set():
@@ -36,6 +39,7 @@ def run(settings: Settings, stop: Event, report: Report) -> None:
                         sealer.beat()
                         beat_at = began + _HEARTBEAT_SECONDS
                     sealed = sealer.seal_once(stop=stop).sealed
+                    watch.tell(report)
                     if waiting:
                         report("back at work")
                         waiting = False

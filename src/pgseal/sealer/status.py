@@ -23,7 +23,7 @@ from pgseal.sealer.witnessing import read_witnessing
 from pgseal.settings import Settings, Source, is_pattern
 from pgseal.trail.capture import TableRule
 from pgseal.trail.feed import PollFeed, find_signs
-from pgseal.trail.health import HAS_CHILDREN, read_drift, read_trigger_faults, read_untracked_children
+from pgseal.trail.health import HAS_CHILDREN, TriggerFault, read_drift, read_trigger_faults, read_untracked_children
 from pgseal.trail.marks import read_touched_objects
 from pgseal.trail.partitions import read_room
 from pgseal.trail.policy import covers
@@ -206,10 +206,7 @@ def _read_tables(source: Source, vault: VaultStore | None, warnings: list[str]) 
         for drift in drifts
         if drift.name_now is None
     ]
-    for fault in faults:
-        is_mendable = covers(source.tables, fault.relation) and fault.fault != HAS_CHILDREN
-        mending = "pgseal apply" if is_mendable else _track_anew(fault.relation, known[fault.relation])
-        warnings.append(f"{fault.place}: capture was changed: {fault.describe(fault.place)}; {mending}")
+    warnings += [_describe_fault(fault, source, known[fault.relation]) for fault in faults]
     for drift in drifts:
         if drift.name_now is None:
             continue
@@ -250,6 +247,14 @@ def _read_tables(source: Source, vault: VaultStore | None, warnings: list[str]) 
 def _advise_mending(source: Source, relation: str) -> str:
     """Name the command that has a table captured as the file says; ``track`` would write an entry of its own there."""
     return "pgseal apply" if covers(source.tables, relation) else f"pgseal track {shlex.quote(relation)}"
+
+
+def _describe_fault(fault: TriggerFault, source: Source, rule: TableRule) -> str:
+    is_mendable = fault.is_local or (covers(source.tables, fault.relation) and fault.fault != HAS_CHILDREN)
+    mending = _advise_mending(source, fault.relation) if is_mendable else _track_anew(fault.relation, rule)
+    if fault.is_local and not fault.trigger:
+        return f"{fault.place}: {fault.fault}; {mending}"
+    return f"{fault.place}: capture was changed: {fault.describe(fault.place)}; {mending}"
 
 
 def _track_anew(relation: str, rule: TableRule) -> str:

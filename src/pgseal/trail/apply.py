@@ -8,9 +8,10 @@ DDL, which takes milliseconds; the rows that stood before are recorded afterward
 import contextlib
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import psycopg
 from psycopg import sql
@@ -18,17 +19,10 @@ from psycopg import sql
 from pgseal.errors import CaptureError
 from pgseal.postgres import Connection, connect, translated_errors
 from pgseal.trail import baseline
-from pgseal.trail.capture import (
-    TRIGGERS,
-    TRUNCATE_TRIGGER,
-    TableRule,
-    format_capture,
-    format_grants,
-    format_removal,
-    format_triggers,
-)
 from pgseal.trail.catalog import Table, read_parts, read_table
-from pgseal.trail.registry import TrackedTable, format_act, format_entry, format_marks
+from pgseal.trail.registry import TrackedTable
+from pgseal.trail.repartition import Repartition, check_unchanged, format_attach, format_registration
+from pgseal.trail.steps import Step, Track, Untrack, format_locks, format_repairs, format_step
 
 #: For how long locks are tried for unless said otherwise.
 LOCK_SECONDS = 3.0
@@ -38,87 +32,7 @@ _LONGEST_PAUSE = 1.0
 Progress = Callable[[str, int, int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Track:
-    """Capture a table, or renew its capture. ``former`` is the name under which it was registered, if another."""
-
-    table: Table
-    rule: TableRule
-    has_baseline: bool = True
-    former: str | None = None
-
-    @property
-    def relation(self) -> str:
-        """The name in records."""
-        return self.table.relation
-
-    @property
-    def can_lock(self) -> bool:
-        """Whether LOCK TABLE takes such a table."""
-        return self.table.kind != "f"
-
-
-@dataclass(frozen=True, slots=True)
-class Untrack:
-    """Stop capturing what is registered as ``relation``; ``table`` is None if it was dropped.
-
-    ``parts`` are its leaf partitions; ``can_lock`` says whether LOCK TABLE takes such a table.
-    """
-
-    relation: str
-    table: sql.Identifier | None
-    can_lock: bool = True
-    parts: Sequence[sql.Identifier] = ()
-
-
-def format_step(step: Track | Untrack, layout: str = "") -> Iterator[tuple[bool, sql.Composed]]:
-    """Yield the statements of one step, each with whether it is run as pgseal_owner.
-
-    ``layout`` is what ``audit.layout`` says of the table to track, under its lock.
-    """
-    if isinstance(step, Untrack):
-        if step.table is not None:
-            for name in TRIGGERS["statement"]:
-                yield False, sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(name), step.table)
-            for part in (step.table, *step.parts):
-                trigger = sql.Identifier(TRUNCATE_TRIGGER)
-                yield False, sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(trigger, part)
-                yield False, sql.SQL("REVOKE SELECT ON {} FROM pgseal_owner").format(part)
-        yield True, format_act("UNTRACK", step.relation, {})
-        yield True, sql.SQL("DELETE FROM audit.tracked WHERE relation = {}").format(sql.Literal(step.relation))
-        yield from ((True, statement) for statement in format_removal(step.relation))
-        return
-    table, rule = step.table, step.rule
-    yield from ((True, statement) for statement in format_capture(table, rule, layout))
-    yield from ((False, statement) for statement in (*format_triggers(table), *format_grants(table)))
-    entry = format_entry(table, rule, layout, baseline="pending" if step.has_baseline else "none")
-    yield from ((True, statement) for statement in entry)
-    if step.former not in {None, table.relation}:
-        yield from ((True, statement) for statement in format_removal(str(step.former)))
-    act = format_marks(table, {
-        "baseline": "snapshot" if step.has_baseline else "none",
-        "columns": [column.name for column in table.columns],
-        "exclude": list(rule.exclude),
-        "key": list(table.key),
-        "mask": dict(rule.mask),
-        "oversize": rule.oversize,
-        "require_actor": rule.require_actor,
-        "truncate": rule.truncate,
-        "where": rule.where,
-    })  # fmt: skip
-    yield from ((True, statement) for statement in act)
-
-
-def format_repairs(repairs: Sequence[sql.Composed]) -> list[sql.Composed]:
-    """Return the repairs and the record of them."""
-    words = [statement.as_string().split("\n", 1)[0] for statement in repairs]
-    note = sql.SQL("SELECT audit.note_marks()").format()
-    return [*repairs, note, format_act("REPAIR", None, {"statements": words})] if repairs else []
-
-
-def format_script(
-    connection: Connection, steps: Sequence[Track | Untrack], repairs: Sequence[sql.Composed]
-) -> list[str]:
+def format_script(connection: Connection, steps: Sequence[Step], repairs: Sequence[sql.Composed]) -> list[str]:
     """Write what ``apply_steps`` would run as one transaction for ``psql``; the rows that stand now it leaves out."""
     if not steps and not repairs:
         return []
@@ -127,11 +41,11 @@ def format_script(
         "BEGIN;",
         "SET LOCAL search_path = pg_catalog, pg_temp;",
     ]
-    lines += [f"{lock.as_string()};" for step in steps if (lock := _format_lock(step)) is not None]
+    lines += [f"{lock.as_string()};" for step in steps for lock in format_locks(step)]
     statements = [(True, statement) for statement in format_repairs(repairs)]
     for step in steps:
         layout = _read_layout(connection, step.table) if isinstance(step, Track) else ""
-        statements += format_step(step, layout)
+        statements += format_step(step, layout, {} if isinstance(step, Untrack) else _count_gone(connection, step))
     for is_owner, statement in statements:
         lines.append(f"SET LOCAL ROLE {'pgseal_owner' if is_owner else 'NONE'};")
         lines.append(f"{statement.as_string()};")
@@ -141,7 +55,7 @@ def format_script(
 
 def apply_steps(
     dsn: str,
-    steps: Sequence[Track | Untrack],
+    steps: Sequence[Step],
     *,
     repairs: Sequence[sql.Composed] = (),
     side: str,
@@ -170,37 +84,91 @@ def apply_steps(
         ConfigError: a missing privilege; nothing was done.
         UnavailableError: the connection broke.
     """
-    to_read = [step for step in steps if isinstance(step, Track) and step.has_baseline]
     with (
         closing(connect(dsn, side=side)) as writer,
         closing(connect(dsn, side=side)) as reader,
         translated_errors(side),
     ):
         _claim(writer, steps)
+        to_read = [step for step in steps if _is_to_be_read(step)]
         for step in to_read:
-            baseline.check_sizes(reader, step.table, step.rule)
-        found = _install(writer, reader, steps, to_read, repairs, seconds)
+            baseline.check_sizes(reader, step.table, step.rule, _find_places(step))
+        counts = {
+            oid: rows
+            for step in steps
+            if not isinstance(step, Untrack)
+            for oid, rows in _count_gone(reader, step).items()
+        }
+        readings = _install(writer, reader, steps, to_read, repairs, counts, seconds)
         rows = {step.relation: 0 for step in steps}
-        for step, place in zip(to_read, found, strict=True):
-            report = _reporter(step.relation, progress)
-            rows[step.relation] = baseline.record_rows(reader, step.table, step.rule, place, report)
-        if to_read:
+        for reading in readings:
+            rows[reading.step.relation] = _read(reader, reading, progress)
+        if readings:
             reader.execute("COMMIT")
-            # Only now, and not in the reader's snapshot: a crash in between leaves "pending", and a second baseline
-            # is as good as the first.
+            # Only now, and not in the reader's snapshot: a crash in between leaves "pending", or partitions of which
+            # something is to be said, and to read rows a second time is as good as the first.
             with writer.transaction():
-                names = sql.Literal([step.relation for step in to_read])
-                _as_owner(
-                    writer, sql.SQL("UPDATE audit.tracked SET baseline = 'done' WHERE relation = ANY({})").format(names)
-                )
+                for statement in (one for reading in readings for one in _format_end(reading)):
+                    _as_owner(writer, statement)
     return [
         TrackedTable(step.relation, step.rule, "done" if step.has_baseline else "none", rows[step.relation])
         for step in steps
-        if isinstance(step, Track)
+        if not isinstance(step, Untrack)
     ]
 
 
-def _claim(writer: Connection, steps: Sequence[Track | Untrack]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A step whose rows are to be read, where they are, and the marks that there were under the locks."""
+
+    step: Track | Repartition
+    baseline: baseline.Baseline
+    marks: str
+
+
+def _is_to_be_read(step: Step) -> TypeGuard[Track | Repartition]:
+    if isinstance(step, Repartition):
+        return bool(step.to_read)
+    return isinstance(step, Track) and step.has_baseline
+
+
+def _find_places(step: Track | Repartition) -> list[int] | None:
+    return [one.oid for one in step.to_read] if isinstance(step, Repartition) else None
+
+
+def _count_gone(connection: Connection, step: Track | Repartition) -> dict[int, int | None]:
+    """Count the rows in tables that were partitions; None where the login may not."""
+    counts: dict[int, int | None] = {}
+    for one in step.gone:
+        counts[one.oid] = None
+        if one.identifier is not None:
+            with contextlib.suppress(psycopg.Error):
+                row = connection.execute(sql.SQL("SELECT count(*) FROM ONLY {}").format(one.identifier)).fetchone()
+                counts[one.oid] = int(row[0]) if row else None
+    return counts
+
+
+def _read(reader: Connection, reading: _Reading, progress: Progress | None) -> int:
+    step = reading.step
+    counts = baseline.record_rows(reader, step.table, step.rule, reading.baseline, _reporter(step.relation, progress))
+    if isinstance(step, Repartition):
+        by_part = dict(zip([part.partition for part in reading.baseline.parts], counts, strict=True))
+        first_id = reading.baseline.first_id - len(step.to_read)
+        for position, one in enumerate(step.to_read):
+            reader.execute(format_attach(step.relation, one, by_part[one.oid], first_id + position))
+    return sum(counts)
+
+
+def _format_end(reading: _Reading) -> Iterator[sql.Composed]:
+    if isinstance(reading.step, Repartition):
+        yield from format_registration(reading.step, reading.marks)
+    else:
+        yield sql.SQL("UPDATE audit.tracked SET baseline = 'done' WHERE relation = {}").format(
+            sql.Literal(reading.step.relation)
+        )
+
+
+def _claim(writer: Connection, steps: Sequence[Step]) -> None:
     """Keep other pgseals from these tables until the connection is closed; raises ``CaptureError`` if one is there.
 
     The locks of tables end with the DDL, and a second baseline beside the first would make it unclear which is whose.
@@ -225,11 +193,12 @@ def _reporter(relation: str, progress: Progress | None) -> baseline.Progress:
 def _install(
     writer: Connection,
     reader: Connection,
-    steps: Sequence[Track | Untrack],
-    to_read: Sequence[Track],
+    steps: Sequence[Step],
+    to_read: Sequence[Track | Repartition],
     repairs: Sequence[sql.Composed],
+    counts: Mapping[int, int | None],
     seconds: float,
-) -> list[baseline.Baseline]:
+) -> list[_Reading]:
     """Try until the locks can be had; leave ``reader`` in a transaction on the locks' snapshot."""
     deadline = time.monotonic() + seconds
     pause = _FIRST_PAUSE
@@ -239,7 +208,7 @@ def _install(
                 _lock(writer, reader, steps, to_read)
                 for statement in format_repairs(repairs):
                     _as_owner(writer, statement)
-                return _do(writer, reader, steps, to_read)
+                return _do(writer, reader, steps, to_read, counts)
         except psycopg.errors.LockNotAvailable as error:
             with contextlib.suppress(psycopg.Error):
                 reader.execute("ROLLBACK")
@@ -253,37 +222,40 @@ def _install(
             pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-def _lock(writer: Connection, reader: Connection, steps: Sequence[Track | Untrack], to_read: Sequence[Track]) -> None:
+def _lock(
+    writer: Connection, reader: Connection, steps: Sequence[Step], to_read: Sequence[Track | Repartition]
+) -> None:
     if to_read:
         # The reader's locks come first and stay: between the writer's commit and the reader's first look nobody may
         # change what the columns are, or empty a table.
         baseline.begin_reading(reader)
-        for step in to_read:
-            if step.table.kind == "f":  # LOCK TABLE refuses them, and would keep nobody from changing the rows
-                continue
-            reader.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE NOWAIT").format(step.table.identifier))
-    for step in steps:
-        if (lock := _format_lock(step)) is not None:
-            writer.execute(lock)
+        for place in (place for step in to_read for place in _find_readable(step)):
+            reader.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE NOWAIT").format(place))
+    for lock in (lock for step in steps for lock in format_locks(step)):
+        writer.execute(lock)
 
 
-def _format_lock(step: Track | Untrack) -> sql.Composed | None:
-    if not step.can_lock:
-        return None
-    if isinstance(step, Track):
-        # What CREATE TRIGGER takes, but before anything is read: writers are out from here to the commit.
-        return sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE NOWAIT").format(step.table.identifier)
-    if step.table is not None:
-        return sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE NOWAIT").format(step.table)
-    return None
+def _find_readable(step: Track | Repartition) -> list[sql.Identifier]:
+    """Return what the reader locks; foreign tables LOCK TABLE refuses, and would keep nobody from changing the rows."""
+    if isinstance(step, Repartition):
+        return [one.identifier for one in step.to_read if one.identifier and not one.is_foreign]
+    return [step.table.identifier] if step.can_lock else []
 
 
 def _do(
-    writer: Connection, reader: Connection, steps: Sequence[Track | Untrack], to_read: Sequence[Track]
-) -> list[baseline.Baseline]:
+    writer: Connection,
+    reader: Connection,
+    steps: Sequence[Step],
+    to_read: Sequence[Track | Repartition],
+    counts: Mapping[int, int | None],
+) -> list[_Reading]:
     for step in steps:
         layout = _read_layout(writer, step.table) if isinstance(step, Track) else ""
-        for is_owner, statement in format_step(step, layout):
+        if isinstance(step, Repartition):
+            writer.execute("SET LOCAL ROLE pgseal_owner")
+            check_unchanged(writer, step)
+            writer.execute("SET LOCAL ROLE NONE")
+        for is_owner, statement in format_step(step, layout, counts):
             if is_owner:
                 _as_owner(writer, statement)
             else:
@@ -291,11 +263,23 @@ def _do(
     if not to_read:
         return []
     baseline.take_snapshot(writer, reader)
-    parts = [read_parts(reader, step.table) for step in to_read]
+    parts = [read_parts(reader, step.table, _find_places(step)) for step in to_read]
     writer.execute("SET LOCAL ROLE pgseal_owner")
-    found = [baseline.reserve(writer, places) for places in parts]
+    readings = [
+        _Reading(
+            step,
+            baseline.reserve(writer, places, len(step.to_read) if isinstance(step, Repartition) else 0),
+            _read_marks(writer, step.table),
+        )
+        for step, places in zip(to_read, parts, strict=True)
+    ]
     writer.execute("SET LOCAL ROLE NONE")
-    return found
+    return readings
+
+
+def _read_marks(writer: Connection, table: Table) -> str:
+    row = writer.execute("SELECT audit.marks(%s::oid)::text", [table.oid]).fetchone()
+    return str(row[0]) if row else ""
 
 
 def _read_layout(writer: Connection, table: Table) -> str:

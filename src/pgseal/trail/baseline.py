@@ -4,7 +4,7 @@ The rows are read in a snapshot that is exported while the installing lock is he
 however large the table; everything written after the lock is captured by the triggers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from psycopg import RawCursor, sql
@@ -33,8 +33,10 @@ class Baseline:
     first_id: int
 
 
-def check_sizes(reader: Connection, table: Table, rule: TableRule) -> None:
+def check_sizes(reader: Connection, table: Table, rule: TableRule, only: Collection[int] | None = None) -> None:
     """Refuse a table that holds a value which the rule rejects; looks at all rows, and locks nobody out.
+
+    ``only`` names the partitions that matter, if not all do.
 
     Raises ``CaptureError`` that names one.
     """
@@ -43,7 +45,7 @@ def check_sizes(reader: Connection, table: Table, rule: TableRule) -> None:
     snapshot = Snapshot(table, rule)
     with reader.transaction():
         reader.execute("SET LOCAL row_security = off")
-        for part in read_parts(reader, table):
+        for part in read_parts(reader, table, only):
             query = snapshot.format_oversized_query(part)
             row = None if query is None else reader.execute(query).fetchone()
             if row is not None:
@@ -74,18 +76,21 @@ def take_snapshot(writer: Connection, reader: Connection) -> None:
     reader.execute("SELECT pg_current_xact_id()")
 
 
-def reserve(writer: Connection, parts: Sequence[TablePart]) -> Baseline:
-    """Take ids out of the sequence for every row that can be there; the role has to be the schema's owner."""
+def reserve(writer: Connection, parts: Sequence[TablePart], ahead: int = 0) -> Baseline:
+    """Take ids out of the sequence for every row that can be there; the role has to be the schema's owner.
+
+    ``ahead`` is for how many records more there are ids, before those of the rows.
+    """
     count = sum(part.pages for part in parts) * _ROWS_ON_A_PAGE
     row = writer.execute(
-        "SELECT setval('audit.record_id_seq', nextval('audit.record_id_seq') + %s)", [_ID_MARGIN + count]
+        "SELECT setval('audit.record_id_seq', nextval('audit.record_id_seq') + %s)", [_ID_MARGIN + ahead + count]
     ).fetchone()
     assert row is not None  # noqa: S101  it always gives a row
     return Baseline(parts, int(row[0]) - count)
 
 
-def record_rows(reader: Connection, table: Table, rule: TableRule, baseline: Baseline, progress: Progress) -> int:
-    """Write the SNAPSHOT records in the reader's transaction; returns how many.
+def record_rows(reader: Connection, table: Table, rule: TableRule, baseline: Baseline, progress: Progress) -> list[int]:
+    """Write the SNAPSHOT records in the reader's transaction; returns how many of each part.
 
     Raises ``CaptureError`` for a value that the rule rejects, written since ``check_sizes``.
     """
@@ -94,23 +99,26 @@ def record_rows(reader: Connection, table: Table, rule: TableRule, baseline: Bas
     reader.execute("SET LOCAL row_security = off")
     total = sum(part.pages for part in baseline.parts)
     rows = done = 0
+    counts: list[int] = []
     for part in baseline.parts:
+        before = rows
         pages_at_once = part.pages if part.is_foreign else _PAGES_AT_ONCE
         for begin in range(0, part.pages, pages_at_once):
             end = begin + pages_at_once
             rows += reader.execute(snapshot.format_insert(part, baseline.first_id + rows, (begin, end))).rowcount
             query = snapshot.format_large_query(part, (begin, end))
             if query is not None:
-                rows += _record_large(reader, table, query, baseline.first_id + rows)
+                rows += _record_large(reader, table, query, baseline.first_id + rows, part.data)
             progress(done + min(end, part.pages), total)
         done += part.pages
-    return rows
+        counts.append(rows - before)
+    return counts
 
 
-def _record_large(reader: Connection, table: Table, query: sql.Composed, first_id: int) -> int:
+def _record_large(reader: Connection, table: Table, query: sql.Composed, first_id: int, data: str | None) -> int:
     row = reader.execute(query).fetchone()
     assert row is not None  # noqa: S101  it always gives a row
     try:
-        return RawCursor(reader).execute(row[0], [None, first_id]).rowcount
+        return RawCursor(reader).execute(row[0], [None, first_id] if data is None else [None, first_id, data]).rowcount
     except ProgramLimitExceeded as error:
         raise _oversized(table, str(error.diag.message_primary)) from error

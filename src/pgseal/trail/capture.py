@@ -1,4 +1,4 @@
-"""Generates the functions and triggers that capture one table. Pure: catalog facts in, SQL out.
+"""Generates the functions that capture one table. Pure: catalog facts in, SQL out.
 
 One function for each table, which captures in two ways:
 
@@ -17,13 +17,14 @@ Why like this (DESIGN.md, "Capture"):
   something, so a table without, say, floats does not pay for them.
 - A table that was altered since is still captured: ``audit.has_layout`` says so at once and for nothing, and
   ``audit.format_insert`` writes the statement anew, for any columns and types (sql/0002_capture.sql).
+- Records of a partitioned table say in which partition the row is, so that a partition can go with its rows.
 """
 
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, LiteralString, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import LiteralString
 
 from psycopg import sql
 
@@ -33,43 +34,6 @@ from pgseal.trail.conditions import format_condition, format_stored
 from pgseal.trail.filter import parse_filter
 from pgseal.trail.images import Images, image_type, object_name
 
-ROW_TRIGGER = "pgseal_capture"
-TRUNCATE_TRIGGER = "pgseal_capture_truncate"
-_STATEMENT_TRIGGERS: Mapping[str, LiteralString] = {
-    "pgseal_capture_insert": "INSERT",
-    "pgseal_capture_update": "UPDATE",
-    "pgseal_capture_delete": "DELETE",
-}
-#: Never fires. With a row trigger like this PostgreSQL refuses to make the table a partition or an inheritance child,
-#: whose parent's statements would not fire its statement triggers. The name is what the error names.
-ATTACH_GUARD = "pgseal_untrack_before_attach"
-
-
-class Shape(NamedTuple):
-    """What ``pg_trigger`` says of a trigger.
-
-    ``state`` is when it is enabled (``A`` always, ``R`` in replica sessions only, ``O`` in all others), ``type`` the
-    sum of 1 for each row, 2 before, 4 insert, 8 delete, 16 update, 32 truncate.
-    """
-
-    state: Literal["A", "R", "O"]
-    type: int
-
-
-#: The triggers of a tracked table, by the table's mode.
-TRIGGERS: Mapping[str, Mapping[str, Shape]] = {
-    "row": {ROW_TRIGGER: Shape("A", 1 + 4 + 8 + 16), TRUNCATE_TRIGGER: Shape("A", 2 + 32)},
-    "statement": {
-        ROW_TRIGGER: Shape("R", 1 + 4 + 8 + 16),
-        TRUNCATE_TRIGGER: Shape("A", 2 + 32),
-        ATTACH_GUARD: Shape("O", 1 + 8),
-        "pgseal_capture_insert": Shape("A", 4),
-        "pgseal_capture_update": Shape("A", 16),
-        "pgseal_capture_delete": Shape("A", 8),
-    },
-}
-#: The TRUNCATE trigger of a partitioned table, which fires when its partitions' have recorded what was in them.
-ROOT_TRUNCATE = Shape("A", 32)
 MASKS = ("hash", "redact", "last4")
 #: What a rule can say besides exclusions and masks; the first of each is the usual one.
 CHOICES: Mapping[str, Sequence[str]] = {
@@ -106,6 +70,11 @@ class TableRule:
     require_actor: str = "flag"
     where: str | None = None
 
+    def is_same(self, other: "TableRule") -> bool:
+        """Return whether ``other`` says the same, in whatever order."""
+        rules = [replace(rule, exclude=sorted(rule.exclude), mask=dict(rule.mask)) for rule in (self, other)]
+        return rules[0] == rules[1]
+
     def format_options(self) -> str:
         """Write the rule as options of ``pgseal track``; empty if it is the usual one."""
         words = [word for column in self.exclude for word in ("--exclude", column)]
@@ -127,6 +96,7 @@ def format_capture(table: Table, rule: TableRule, layout: str) -> Iterable[sql.C
         who_captures=_who_captures(table),
         count_rows=_COUNT_ROWS if table.mode == "statement" else sql.SQL(""),
         check_row=_check_row(table, rule, layout),
+        find_move=_FIND_MOVE if table.kind == "p" else sql.SQL(""),
         find_large=_find_large(table, rule, layout),
         adapted=_adapted(table, rule, layout),
         whole_statement=_whole_statement(table, rule, Images(table, columns, rule.mask, old="o", new="n")),
@@ -140,7 +110,7 @@ def format_capture(table: Table, rule: TableRule, layout: str) -> Iterable[sql.C
         insert_delete=_insert_row(table, "DELETE", images),
     )
     yield _FUNCTION.format(
-        name=_function(table),
+        name=capture_function(table),
         settings=sql.SQL(" ").join(
             sql.SQL("SET {} = {}").format(sql.Identifier(name.lower()), sql.Literal(value))
             for name, value in _settings_for(columns, rule).items()
@@ -149,7 +119,9 @@ def format_capture(table: Table, rule: TableRule, layout: str) -> Iterable[sql.C
     )
     if table.kind == "p":
         # Whoever makes a partition makes its triggers, and has to have the right to.
-        yield sql.SQL("GRANT EXECUTE ON FUNCTION {}() TO {}").format(_function(table), sql.Identifier(table.owner))
+        yield sql.SQL("GRANT EXECUTE ON FUNCTION {}() TO {}").format(
+            capture_function(table), sql.Identifier(table.owner)
+        )
 
 
 def generated_names(relation: str) -> tuple[str, str]:
@@ -164,53 +136,8 @@ def format_removal(relation: str) -> Iterable[sql.Composed]:
     yield sql.SQL("DROP TYPE IF EXISTS {}").format(sql.Identifier("audit", image))
 
 
-def format_triggers(table: Table) -> Iterable[sql.Composed]:
-    """Write the statements that attach capture to ``table``, fired whatever session_replication_role says."""
-    rows = sql.SQL("AFTER INSERT OR UPDATE OR DELETE ON {} FOR EACH ROW EXECUTE FUNCTION {}()")
-    triggers = {ROW_TRIGGER: rows.format(table.identifier, _function(table))}
-    if table.mode == "statement":
-        for trigger, event in _STATEMENT_TRIGGERS.items():
-            statement = sql.SQL("AFTER {} ON {} REFERENCING {} FOR EACH STATEMENT EXECUTE FUNCTION {}()")
-            triggers[trigger] = statement.format(sql.SQL(event), table.identifier, _TRANSITION[event], _function(table))
-        triggers[ATTACH_GUARD] = sql.SQL(
-            "AFTER DELETE ON {} REFERENCING OLD TABLE AS old_rows FOR EACH ROW WHEN (false) EXECUTE FUNCTION {}()"
-        ).format(table.identifier, _function(table))
-    for trigger, event in triggers.items():
-        yield from _format_trigger(trigger, table.identifier, event, TRIGGERS[table.mode][trigger].state)
-    for place, when in _truncatable(table):
-        event = sql.SQL("{} TRUNCATE ON {} FOR EACH STATEMENT EXECUTE FUNCTION audit.capture_truncate({})").format(
-            when, place, sql.Literal(table.relation)
-        )
-        yield from _format_trigger(TRUNCATE_TRIGGER, place, event, "A")
-
-
-def format_grants(table: Table) -> Iterable[sql.Composed]:
-    """Write the statements that let the TRUNCATE trigger read what is about to go, as far as the login may do that."""
-    for place in (table.identifier, *table.leaves):
-        yield sql.SQL("GRANT SELECT ON {} TO pgseal_owner").format(place)
-    grant = sql.SQL("GRANT USAGE ON SCHEMA {} TO pgseal_owner").format(sql.Identifier(table.schema))
-    body = sql.SQL(
-        "BEGIN IF NOT has_schema_privilege('pgseal_owner', {schema}, 'USAGE') AND EXISTS (SELECT FROM pg_namespace "
-        "WHERE nspname = {schema} AND pg_has_role(session_user, nspowner, 'USAGE')) THEN {grant}; END IF; END"
-    ).format(schema=sql.Literal(table.schema), grant=grant)
-    yield sql.SQL("DO {}").format(sql.Literal(body.as_string()))
-
-
-def _format_trigger(name: str, place: sql.Identifier, event: sql.Composed, state: str) -> Iterable[sql.Composed]:
-    yield sql.SQL("CREATE OR REPLACE TRIGGER {} {}").format(sql.Identifier(name), event)
-    yield sql.SQL("ALTER TABLE {} {} TRIGGER {}").format(place, _STATES[state], sql.Identifier(name))
-
-
-def _truncatable(table: Table) -> Iterable[tuple[sql.Identifier, sql.SQL]]:
-    """Yield what can have a TRUNCATE trigger, and when it fires: partitions before, their root after all of them."""
-    if table.kind == "p":
-        yield table.identifier, sql.SQL("AFTER")
-        yield from ((leaf, sql.SQL("BEFORE")) for leaf in table.leaves)
-    elif table.has_truncate_trigger:
-        yield table.identifier, sql.SQL("BEFORE")
-
-
-def _function(table: Table) -> sql.Identifier:
+def capture_function(table: Table) -> sql.Identifier:
+    """Name the capture function of a table as it stands in SQL."""
     return sql.Identifier("audit", capture_name(table.relation))
 
 
@@ -247,7 +174,7 @@ def _settings_for(columns: Sequence[Column], rule: TableRule) -> Mapping[str, st
 
 
 RECORD_COLUMNS = sql.SQL(
-    "id, recorded_at, xid, pid, source, category, action, outcome, relation, key, old, new, "
+    "id, recorded_at, xid, pid, source, category, action, outcome, relation, key, old, new, data, "
     "session_role, effective_role, authenticated_role, backend_start, application, address, claimed",
 )
 
@@ -266,24 +193,21 @@ IF (TG_LEVEL = 'ROW') <> (audit.is_worker() AND current_setting('session_replica
     """)
 
 # The owner of a partitioned table may attach its function (format_capture): not to other tables, nor so that it fires
-# for what then does not happen.
+# for what then does not happen. Before an UPDATE is where MOVE_TRIGGER is; to have it more often changes nothing.
 _WHERE_IT_BELONGS = sql.SQL("""\
 IF pg_partition_root(TG_RELID) IS DISTINCT FROM {oid}::regclass THEN
         PERFORM audit.check_place(TG_RELID, {oid}::regclass);
     END IF;
     IF TG_WHEN <> 'AFTER' OR TG_LEVEL <> 'ROW' THEN
+        IF TG_WHEN = 'BEFORE' AND TG_LEVEL = 'ROW' AND TG_OP = 'UPDATE' THEN
+            INSERT INTO audit.moving (xid, place, spot) VALUES (pg_current_xact_id(), TG_RELID, OLD.ctid);
+            RETURN NEW;
+        END IF;
         RAISE EXCEPTION 'pgseal: a trigger with its function was made by somebody else'
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = format('DROP TRIGGER %I ON %s', TG_NAME, TG_RELID::regclass);
     END IF;
     """)
-
-_STATES = {"A": sql.SQL("ENABLE ALWAYS"), "R": sql.SQL("ENABLE REPLICA"), "O": sql.SQL("ENABLE")}
-_TRANSITION = {
-    "INSERT": sql.SQL("NEW TABLE AS new_rows"),
-    "UPDATE": sql.SQL("OLD TABLE AS old_rows NEW TABLE AS new_rows"),
-    "DELETE": sql.SQL("OLD TABLE AS old_rows"),
-}
 
 # The label keeps our variables apart from the table's columns, which may have any name. What changed is computed the
 # quick way, which leaves out columns that were NULL, unless there is such a column.
@@ -295,6 +219,7 @@ DECLARE
     old_image jsonb;
     new_image jsonb;
     settings  jsonb;
+    data      jsonb;
     is_large  boolean := false;
     row_count integer := 0;
 BEGIN
@@ -302,7 +227,7 @@ BEGIN
               current_setting('request.jwt.claim.sub', true), current_setting('hasura.user', true)) <> '' THEN
         claim := audit.claimed();
     END IF;
-    {count_rows}{check_row}{find_large}{adapted}
+    {count_rows}{check_row}{find_move}{find_large}{adapted}
     {whole_statement}IF TG_OP = 'UPDATE' THEN
         new_image := {new_image};
         old_image := {changes};
@@ -358,6 +283,30 @@ IF {single}audit.has_layout({oid}::regclass, {layout}) THEN
             RETURN NULL;
         END IF;
     {require_actor}END IF;
+    """)
+# Which partition it is about; and of a row that is moved, which record goes with which (sql/0002_capture.sql). Whether
+# there is anything to look for, the statistics of this very transaction say, which nobody can set: rows noted and not
+# seen again, rows deleted and not inserted again.
+_FIND_MOVE = sql.SQL("""\
+data := jsonb_build_object('part', TG_RELID::bigint);
+    IF TG_OP = 'INSERT' THEN
+        IF pg_stat_get_xact_tuples_inserted('audit.moved'::regclass)
+            > pg_stat_get_xact_tuples_deleted('audit.moved'::regclass)
+        THEN
+            data := data
+                || coalesce(audit.enter_partition(TG_RELID, audit.format_name(TG_TABLE_SCHEMA, TG_TABLE_NAME),
+                                                  NEW.cmin::text::bigint, NEW.xmax::text = '0'), '{}');
+        END IF;
+    ELSIF pg_stat_get_xact_tuples_inserted('audit.moving'::regclass)
+        > pg_stat_get_xact_tuples_deleted('audit.moving'::regclass)
+    THEN
+        IF TG_OP = 'DELETE' THEN
+            data := data || coalesce(audit.leave_partition(
+                TG_RELID, audit.format_name(TG_TABLE_SCHEMA, TG_TABLE_NAME), OLD.ctid), '{}');
+        ELSE
+            PERFORM audit.forget_move(TG_RELID, OLD.ctid);
+        END IF;
+    END IF;
     """)
 _REQUIRE_ACTOR_OF_ROWS = sql.SQL("""
         GET DIAGNOSTICS row_count = ROW_COUNT;
@@ -421,7 +370,7 @@ IF is_large OR NOT audit.has_layout({oid}::regclass, {layout}) THEN
         PERFORM audit.check_place(TG_RELID, {oid}::regclass);
         settings := audit.swap_settings({settings});
         IF TG_LEVEL = 'ROW' THEN
-            EXECUTE {row_insert} USING claim, OLD, NEW;
+            EXECUTE {row_insert} USING claim, OLD, NEW, data;
         ELSE
             EXECUTE {statement_insert} USING claim;
         END IF;{require_actor}
@@ -544,14 +493,25 @@ def _whole_statement(table: Table, rule: TableRule, images: Images) -> sql.Compo
 
 # The CASE draws the id after the transaction has its xid, also where nothing local was written before (foreign tables):
 # the feed relies on it.
+
 _ID: LiteralString = "CASE WHEN pg_current_xact_id() IS NOT NULL THEN nextval('audit.record_id_seq') END"
 
 
 def _insert_row(table: Table, action: str, images: Images) -> sql.Composed:
     key = images.key("new" if action == "INSERT" else "old")
-    values = format_values(table.relation, action, key, sql.SQL("old_image"), sql.SQL("new_image"), "claim")
+    is_tree = table.kind == "p"
+    values = format_values(
+        table.relation,
+        action,
+        key,
+        sql.SQL("old_image"),
+        sql.SQL("new_image"),
+        "claim",
+        sql.SQL("data" if is_tree else "NULL"),
+    )
+    record_id = "audit.draw_id(data)" if is_tree and action == "DELETE" else _ID
     return sql.SQL("INSERT INTO audit.record ({columns}) VALUES ({id}, {values});").format(
-        columns=RECORD_COLUMNS, id=sql.SQL(_ID), values=values
+        columns=RECORD_COLUMNS, id=sql.SQL(record_id), values=values
     )
 
 
@@ -568,12 +528,18 @@ def _insert_rows(table: Table, action: str, images: Images, rows: sql.Composable
 
 
 def format_values(
-    relation: str, action: str, key: sql.Composable, old: sql.Composable, new: sql.Composable, claim: LiteralString
+    relation: str,
+    action: str,
+    key: sql.Composable,
+    old: sql.Composable,
+    new: sql.Composable,
+    claim: LiteralString,
+    data: sql.Composable = sql.SQL("NULL"),  # noqa: B008  a constant
 ) -> sql.Composed:
     """Write the values of ``RECORD_COLUMNS`` but for the id."""
     return sql.SQL(
         "clock_timestamp(), pg_current_xact_id(), pg_backend_pid(), 'row', 'data_modification', {action}, 'success', "
-        "{relation}, {key}, {old}, {new}, session_user, nullif(current_setting('role'), 'none'), "
+        "{relation}, {key}, {old}, {new}, {data}, session_user, nullif(current_setting('role'), 'none'), "
         "audit.authenticated_role(), audit.backend_start(), "
         "nullif(current_setting('application_name'), ''), inet_client_addr(), {claim}",
     ).format(
@@ -582,5 +548,6 @@ def format_values(
         key=key,
         old=old,
         new=new,
+        data=data,
         claim=sql.SQL(claim),
     )

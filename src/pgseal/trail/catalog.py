@@ -1,6 +1,8 @@
 """What a table looks like, as far as capturing it needs to know. Reads the catalog, changes nothing."""
 
+import json
 import shlex
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal
@@ -58,7 +60,8 @@ class Table:
 
     ``relation`` is the name in FORMATS.md's form, ``key`` the primary key's columns in key order (empty
     without one). ``mode`` says what captures it: triggers for each statement, or only triggers for each row. ``kind``
-    is pg_class.relkind, ``leaves`` are the partitions that hold rows and can have a TRUNCATE trigger.
+    is pg_class.relkind, ``leaves`` are the partitions that hold rows and can have a TRUNCATE trigger, ``moving`` the
+    columns on which it depends in which partition a row is.
     """
 
     oid: int
@@ -71,6 +74,7 @@ class Table:
     leaves: tuple[sql.Identifier, ...] = ()
     has_truncate_trigger: bool = True
     owner: str = ""
+    moving: tuple[str, ...] = ()
 
     @property
     def relation(self) -> str:
@@ -85,7 +89,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class TablePart:
-    """One relation that holds rows of a table: itself, or a leaf partition.
+    """One relation that holds rows of a table: itself, or a leaf partition, then with its oid.
 
     ``pages`` is its size now; of a foreign table, which has none, that of a table with as many rows at the most.
     """
@@ -93,6 +97,12 @@ class TablePart:
     identifier: sql.Identifier
     pages: int
     is_foreign: bool = False
+    partition: int | None = None
+
+    @property
+    def data(self) -> str | None:
+        """What records about its rows say besides, as JSON text."""
+        return None if self.partition is None else json.dumps({"part": self.partition})
 
 
 def make_column(number: int, name: str, type_oid: int, type_kind: str, *, is_long: bool = False) -> Column:
@@ -229,6 +239,7 @@ def read_table(connection: Connection, schema: str, name: str) -> Table:
         _read_leaves(connection, oid) if kind == "p" else (),
         kind != "f" or connection.info.server_version >= _FOREIGN_TRUNCATE_TRIGGERS,
         owner,
+        _read_moving(connection, oid) if kind == "p" else (),
     )
 
 
@@ -264,6 +275,18 @@ def _read_leaves(connection: Connection, oid: int) -> tuple[sql.Identifier, ...]
         [oid, kinds],
     ).fetchall()
     return tuple(sql.Identifier(*row) for row in rows)
+
+
+def _read_moving(connection: Connection, oid: int) -> tuple[str, ...]:
+    # A column of a partition key, or of an expression in one, depends on its table: it cannot be dropped alone.
+    rows = connection.execute(
+        "SELECT DISTINCT a.attname FROM pg_partition_tree(%s::oid) p JOIN pg_depend d ON d.objid = p.relid "
+        "JOIN pg_attribute a ON a.attrelid = p.relid AND a.attnum = d.objsubid "
+        "WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p.relid "
+        "AND d.refobjsubid = 0 AND d.deptype = 'i' AND a.attnum > 0 ORDER BY 1",
+        [oid],
+    ).fetchall()
+    return tuple(row[0] for row in rows)
 
 
 def _read_columns(connection: Connection, oid: int) -> tuple[Column, ...]:
@@ -323,25 +346,25 @@ def _read_key(connection: Connection, oid: int) -> tuple[str, ...]:
     return tuple(row[0] for row in rows)
 
 
-def read_parts(connection: Connection, table: Table) -> list[TablePart]:
-    """Read which relations hold the rows of ``table``: itself, or its leaf partitions."""
+def read_parts(connection: Connection, table: Table, only: Collection[int] | None = None) -> list[TablePart]:
+    """Read which relations hold the rows of ``table``: itself, or its leaf partitions, of which ``only`` names some."""
     rows = connection.execute(
         """
         SELECT n.nspname, c.relname, c.relkind = 'f',
-            pg_relation_size(c.oid) / current_setting('block_size')::bigint + 1
+            pg_relation_size(c.oid) / current_setting('block_size')::bigint + 1,
+            CASE WHEN c.oid <> %(oid)s THEN c.oid::bigint END
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE c.oid IN (SELECT %(oid)s UNION SELECT p.relid FROM pg_partition_tree(%(oid)s::oid) p)
-            AND c.relkind IN ('r', 'f')
+            AND c.relkind IN ('r', 'f') AND (%(only)s::oid[] IS NULL OR c.oid = ANY (%(only)s::oid[]))
         ORDER BY c.oid
         """,
-        {"oid": table.oid},
+        {"oid": table.oid, "only": None if only is None else list(only)},
     ).fetchall()
     parts: list[TablePart] = []
-    for schema, name, is_foreign, pages in rows:
+    for schema, name, is_foreign, pages, partition in rows:
         identifier = sql.Identifier(schema, name)
-        parts.append(
-            TablePart(identifier, _count_rows(connection, identifier) + 1 if is_foreign else int(pages), is_foreign)
-        )
+        count = _count_rows(connection, identifier) + 1 if is_foreign else int(pages)
+        parts.append(TablePart(identifier, count, is_foreign, partition))
     return parts
 
 

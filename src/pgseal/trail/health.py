@@ -1,27 +1,40 @@
 """What of capture is not as it should be: triggers, tables that were altered, partitions that run out. Reads only."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from pgseal.postgres import Connection
-from pgseal.trail.capture import ATTACH_GUARD, ROOT_TRUNCATE, ROW_TRIGGER, TRIGGERS, TRUNCATE_TRIGGER
-from pgseal.trail.marks import CAME_LATER, compare_marks
+from pgseal.trail.marks import compare_marks
+from pgseal.trail.partitioned import MarkedTable, find_unwatched, list_marked
+from pgseal.trail.triggers import (
+    ATTACH_GUARD,
+    MOVE,
+    MOVE_TRIGGER,
+    ROOT_TRUNCATE,
+    ROW_TRIGGER,
+    TRIGGERS,
+    TRUNCATE_TRIGGER,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class TriggerFault:
-    """A capture trigger that is not as it should be; ``place`` is the table or the partition that has it.
+    """Capture that is not as it should be; ``place`` is the table or the partition whose trigger it is.
 
-    Where it is something else that is wrong, ``trigger`` is empty. ``is_capturing``: what is wrong is past, and changes
-    are recorded now.
+    Where it is something else that is wrong, ``trigger`` is empty. ``is_local``: it concerns one partition, its oid, or
+    none, and is mended without a new baseline of the table. ``is_capturing``: what is wrong is past, and changes are
+    recorded now. ``is_routine``: it comes of making and dropping partitions.
     """
 
     relation: str
     place: str
     trigger: str
     fault: str
+    is_local: bool = False
+    partition: int | None = None
     is_capturing: bool = False
+    is_routine: bool = False
 
     def describe(self, subject: str) -> str:
         """Say what is wrong, to someone who knows that it is about ``subject``."""
@@ -32,48 +45,60 @@ class TriggerFault:
 
 
 def read_trigger_faults(connection: Connection) -> list[TriggerFault]:
-    """Return what is wrong with the triggers of tracked tables that are there, partitions included."""
+    """Return what is wrong with the capture of tracked tables that are there, partitions included."""
     expected = {
         mode: {name: {"state": shape.state, "type": shape.type} for name, shape in shapes.items()}
-        for mode, shapes in TRIGGERS.items()
+        for mode, shapes in {**TRIGGERS, "row": {**TRIGGERS["row"], MOVE_TRIGGER: MOVE}}.items()
     }
     rows = connection.execute(
         _FAULTS,
         {
             "expected": json.dumps(expected),
             "row": ROW_TRIGGER,
+            "move": MOVE_TRIGGER,
             "guard": ATTACH_GUARD,
             "truncate": TRUNCATE_TRIGGER,
             "root_truncate": ROOT_TRUNCATE.type,
         },
     ).fetchall()
     faults = [TriggerFault(*row) for row in rows]
-    seen = {(fault.place, fault.trigger) for fault in faults}
+    marked = list_marked(connection)
+    came = {one.oid for table in marked for one in table.find_changes() if one.state in {"created", "attached"}}
     # A partition that came later has no TRUNCATE trigger: that says it all.
-    seen |= {(fault.place, CAME_LATER) for fault in faults if fault.trigger == TRUNCATE_TRIGGER}
-    return faults + [
-        fault for fault in _read_moved(connection) if (fault.place, fault.trigger or fault.fault) not in seen
+    faults = [one for one in faults if one.partition not in came or one.trigger != TRUNCATE_TRIGGER]
+    seen = {(fault.place, fault.trigger) for fault in faults if fault.trigger}
+    faulty = {fault.partition for fault in faults}
+    for table in marked:
+        faults += [fault for fault in _read_moved(table, faulty) if (fault.place, fault.trigger) not in seen]
+    faults += [
+        TriggerFault(relation, relation, MOVE_TRIGGER, f"does not notice moves by {', '.join(columns)}", is_local=True)
+        for relation, columns in find_unwatched(connection).items()
     ]
+    return faults + [TriggerFault(*row) for row in connection.execute(_CHILDREN, {"fault": HAS_CHILDREN}).fetchall()]
 
-
-def _read_moved(connection: Connection) -> Iterator[TriggerFault]:
-    rows = connection.execute(_MOVED).fetchall()
-    for relation, name, kept, now, is_altered in rows:
-        names = {**kept["parts"], **now["parts"]}
-        for moved in compare_marks(kept, now, is_altered=is_altered):
-            yield TriggerFault(relation, names.get(moved.place, name), moved.trigger, moved.fault, is_capturing=True)
-    yield from (TriggerFault(*row) for row in connection.execute(_CHILDREN, {"fault": HAS_CHILDREN}).fetchall())
-
-
-_MOVED = """
-SELECT t.relation, audit.format_relation(t.table_oid), t.marks, audit.marks(t.table_oid),
-    audit.layout(t.table_oid) IS DISTINCT FROM t.layout
-FROM audit.tracked t
-WHERE t.marks IS NOT NULL AND audit.format_relation(t.table_oid) IS NOT NULL ORDER BY 1
-"""
 
 #: A fault that ``apply`` does not mend: it keeps the table's mode.
 HAS_CHILDREN = "has got child tables: its capture would record their rows as its own; untrack it, and track it again"
+
+
+def _read_moved(table: MarkedTable, faulty: Container[int | None]) -> Iterator[TriggerFault]:
+    whole = list(compare_marks(table.kept, table.now, table.oid, is_altered=table.is_altered))
+    for moved in whole:
+        yield TriggerFault(table.relation, table.name, moved.trigger, moved.fault, is_capturing=True)
+    for partition in table.find_changes():
+        if partition.state == "touched" and (whole or partition.oid in faulty):
+            continue
+        yield TriggerFault(
+            table.relation,
+            table.name,
+            "",
+            partition.words,
+            is_local=True,
+            partition=partition.oid,
+            is_capturing=True,
+            is_routine=partition.state in {"created", "dropped"},
+        )
+
 
 # Statement triggers record the rows of a child among those of its parent, row triggers do not fire for them.
 _CHILDREN = """
@@ -88,9 +113,10 @@ ORDER BY 1
 # that holds rows has its own. Foreign tables can have them since PostgreSQL 16.
 _FAULTS = """
 WITH place AS (
-    SELECT t.relation, t.capture, t.mode, t.table_oid AS oid, true AS is_root FROM audit.tracked t
+    SELECT t.relation, t.capture, t.mode, r.oid, true AS is_root, r.relkind = 'p' AS is_tree
+    FROM audit.tracked t JOIN pg_class r ON r.oid = t.table_oid
     UNION ALL
-    SELECT t.relation, t.capture, t.mode, p.relid, false
+    SELECT t.relation, t.capture, t.mode, p.relid, false, true
     FROM audit.tracked t CROSS JOIN pg_partition_tree(t.table_oid) p WHERE p.relid <> t.table_oid
 ), wanted AS (
     SELECT p.*, e.key AS name, e.value ->> 'state' AS state,
@@ -98,11 +124,13 @@ WITH place AS (
             ELSE (e.value ->> 'type')::int END AS type
     FROM place p JOIN pg_class c ON c.oid = p.oid CROSS JOIN jsonb_each(%(expected)s::jsonb -> p.mode) e
     WHERE CASE WHEN e.key = %(row)s THEN true
+        WHEN e.key = %(move)s THEN p.is_tree
         WHEN e.key = %(truncate)s THEN (p.is_root OR c.relkind <> 'p')
             AND (c.relkind <> 'f' OR current_setting('server_version_num')::int >= 160000)
         ELSE p.is_root END
 )
-SELECT w.relation, audit.format_relation(c.oid), w.name, f.fault
+SELECT w.relation, audit.format_relation(c.oid), w.name, f.fault, l.is_local,
+    CASE WHEN NOT w.is_root THEN c.oid::bigint END
 FROM wanted w JOIN pg_class c ON c.oid = w.oid LEFT JOIN pg_trigger g ON g.tgrelid = w.oid AND g.tgname = w.name
 LEFT JOIN pg_proc p ON p.oid = g.tgfoid LEFT JOIN pg_namespace n ON n.oid = p.pronamespace
 CROSS JOIN LATERAL (SELECT CASE
@@ -111,12 +139,14 @@ CROSS JOIN LATERAL (SELECT CASE
     WHEN g.tgenabled <> w.state THEN 'is not enabled for every session'
     WHEN n.nspname <> 'audit' OR p.proname <> CASE w.name WHEN %(truncate)s THEN 'capture_truncate' ELSE w.capture END
         THEN 'calls another function'
-    WHEN g.tgtype <> w.type OR g.tgattr <> ''::int2vector OR (g.tgqual IS NULL) = (w.name = %(guard)s)
+    WHEN g.tgtype <> w.type OR g.tgattr <> ''::int2vector OR (g.tgqual IS NULL) = (w.name IN (%(guard)s, %(move)s))
         THEN 'fires for less than it should'
 END) f(fault)
+CROSS JOIN LATERAL (SELECT NOT w.is_root AND c.relkind <> 'p' AND (
+    w.name = %(truncate)s OR f.fault IN ('is disabled', 'is not enabled for every session'))) l(is_local)
 WHERE f.fault IS NOT NULL
 UNION ALL
-SELECT p.relation, audit.format_relation(p.oid), g.tgname, 'calls pgseal''s function, and is not pgseal''s'
+SELECT p.relation, audit.format_relation(p.oid), g.tgname, 'calls pgseal''s function, and is not pgseal''s', false, NULL
 FROM place p JOIN pg_trigger g ON g.tgrelid = p.oid JOIN pg_proc f ON f.oid = g.tgfoid
 WHERE f.pronamespace = 'audit'::regnamespace AND g.tgparentid = 0
     AND g.tgname <> ALL (SELECT jsonb_object_keys(%(expected)s::jsonb -> p.mode))

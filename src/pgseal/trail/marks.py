@@ -15,45 +15,39 @@ from pgseal.postgres import Connection
 
 Marks = Mapping[str, Any]
 
-CAME_LATER = "came later; the rows that it brought are not recorded"
-_TOUCHED = "was changed or disabled since it was made, and put back"
+PUT_BACK = "was changed or disabled since it was made, and put back"
+REWRITTEN = "has a column that was altered, and all rows written anew: how is not recorded"
 
 
 class Moved(NamedTuple):
-    """A mark that moved: of which relation (its oid, None for the table), of which trigger (or none), what it says."""
+    """A mark of a table that moved: of which trigger (or none), what it says."""
 
-    place: str | None
     trigger: str
     fault: str
 
 
-def compare_marks(kept: Marks, now: Marks, *, is_altered: bool) -> Iterator[Moved]:
-    """Yield what moved; of an altered table it is known already that its rows may have been rewritten. Pure."""
+def compare_marks(kept: Marks, now: Marks, oid: int, *, is_altered: bool) -> Iterator[Moved]:
+    """Yield what moved of table ``oid`` itself; ``partitioned`` looks at its partitions. Pure.
+
+    Of an altered table it is known already that its rows may have been rewritten.
+    """
     if kept["function"] != now["function"]:
-        yield Moved(None, "", "has a capture function that was replaced or altered since it was made, and put back")
+        yield Moved("", "has a capture function that was replaced or altered since it was made, and put back")
     for subject, mark in kept["triggers"].items():
-        if now["triggers"].get(subject, mark) != mark:
-            place, trigger = subject.split(" ", 1)
-            yield Moved(place, trigger, _TOUCHED)
-    yield from _compare_parts(kept, now)
-    if not is_altered:
-        yield from _compare_files(kept, now)
+        place, trigger = subject.split(" ", 1)
+        if place == str(oid) and now["triggers"].get(subject, mark) != mark:
+            yield Moved(trigger, PUT_BACK)
+    if not is_altered and is_rewritten(kept, now, str(oid)):
+        yield Moved("", REWRITTEN)
 
 
-def _compare_parts(kept: Marks, now: Marks) -> Iterator[Moved]:
-    for place in kept["parts"].keys() - now["parts"].keys():
-        yield Moved(place, "", "was detached or dropped; that its rows went is not recorded")
-    for place in now["parts"].keys() - kept["parts"].keys():
-        yield Moved(place, "", CAME_LATER)
-
-
-def _compare_files(kept: Marks, now: Marks) -> Iterator[Moved]:
-    for place, file in now["files"].items():
-        if kept["files"].get(place, file) == file:
-            continue
-        columns = {name: mark for name, mark in now["columns"].items() if name.startswith(f"{place} ")}
-        if any(kept["columns"].get(name) != mark for name, mark in columns.items()):
-            yield Moved(place, "", "has a column that was altered, and all rows written anew: how is not recorded")
+def is_rewritten(kept: Marks, now: Marks, place: str) -> bool:
+    """Return whether DDL may have changed the rows of ``place``: they are in another file, and a column was altered."""
+    file = now["files"].get(place)
+    if file is None or kept["files"].get(place, file) == file:
+        return False
+    columns = {name: mark for name, mark in now["columns"].items() if name.startswith(f"{place} ")}
+    return any(kept["columns"].get(name) != mark for name, mark in columns.items())
 
 
 @dataclass(frozen=True, slots=True)

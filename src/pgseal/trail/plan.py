@@ -11,7 +11,6 @@ from psycopg import sql
 from pgseal.core.record import parse_relation
 from pgseal.errors import CaptureError, ConfigError
 from pgseal.postgres import Connection, quote_name
-from pgseal.trail.apply import Track, Untrack
 from pgseal.trail.capture import CHOICES, TableRule
 from pgseal.trail.catalog import Table, list_candidates, read_table
 from pgseal.trail.health import (
@@ -26,6 +25,8 @@ from pgseal.trail.integrity import Difference, read_differences
 from pgseal.trail.marks import read_touched_objects
 from pgseal.trail.policy import Entry, Wish, expand
 from pgseal.trail.registry import Made, Registered, find_registered, list_made
+from pgseal.trail.repartition import find_gone, read_repartition
+from pgseal.trail.steps import Step, Track
 from pgseal.trail.track import check_owners, check_rule, plan_untrack
 
 
@@ -51,7 +52,7 @@ class Plan:
     """
 
     changes: Sequence[Change]
-    steps: Sequence[Track | Untrack]
+    steps: Sequence[Step]
     repairs: Sequence[sql.Composed]
     skipped: Sequence[tuple[str, str]]
 
@@ -104,12 +105,12 @@ def _plan_tables(
     made: Sequence[Made],
     drifts: Mapping[str, Drift],
     side: str,
-) -> tuple[list[Change], list[Track | Untrack]]:
+) -> tuple[list[Change], list[Step]]:
     faults: dict[str, list[TriggerFault]] = {}
     for fault in read_trigger_faults(connection):
         faults.setdefault(fault.relation, []).append(fault)
     changes: list[Change] = []
-    steps: list[Track | Untrack] = []
+    steps: list[Step] = []
     refusals: list[str] = []
     touched: dict[int, str] = {}
     met: set[str] = set()
@@ -120,11 +121,24 @@ def _plan_tables(
         if known is not None:
             met.add(known.relation)
             before = next(one.rule for one in made if one.relation == known.relation)
-        found = list(_compare(wish, table, known, drifts, faults.get(known.relation, []) if known else []))
-        if not found:
+        found = list(_compare(wish, table, known, drifts))
+        wrong = faults.get(known.relation, []) if known else []
+        if not found and not wrong:
             continue
+        step = _step(connection, table, wish.rule, known)
+        # Where nothing but single partitions is concerned, the others are left alone.
+        steps.append(step if found else read_repartition(connection, step.table, step.rule) or step)
         changes += found
-        steps.append(_step(table, wish.rule, known))
+        changes += [
+            Change(
+                "~",
+                wish.relation,
+                fault.describe(wish.relation),
+                is_foreign=not fault.is_routine,
+                by_hand=_mend_by_hand(fault),
+            )
+            for fault in wrong
+        ]
         touched[table.oid] = table.relation
         try:
             check_rule(table, wish.rule)
@@ -160,9 +174,7 @@ def _resolve(
     return [wish for wish in wishes if wish.relation in tables], tables, skipped
 
 
-def _compare(
-    wish: Wish, table: Table, known: Registered | None, drifts: Mapping[str, Drift], faults: Sequence[TriggerFault]
-) -> Iterator[Change]:
+def _compare(wish: Wish, table: Table, known: Registered | None, drifts: Mapping[str, Drift]) -> Iterator[Change]:
     if known is None:
         matched = f", matched by {wish.pattern!r}" if wish.pattern else ""
         only = f", {_rows(wish.rule)}" if wish.rule.where else ""
@@ -180,8 +192,6 @@ def _compare(
         yield Change("~", wish.relation, "the rows that stood before are not recorded")
     for text in _compare_rules(known.rule, wish.rule):
         yield Change("~", wish.relation, text)
-    for fault in faults:
-        yield Change("~", wish.relation, fault.describe(wish.relation), is_foreign=True, by_hand=_mend_by_hand(fault))
 
 
 def _mend_by_hand(fault: TriggerFault) -> str:
@@ -226,10 +236,11 @@ def _fate(rule: TableRule, column: str) -> str:
     return "left out" if column in rule.exclude else rule.mask.get(column, "recorded")
 
 
-def _step(table: Table, rule: TableRule, known: Registered | None) -> Track:
-    if known is not None and known.oid == table.oid:
-        table = replace(table, mode=known.mode)
-    return Track(table, rule, former=None if known is None else known.relation)
+def _step(connection: Connection, table: Table, rule: TableRule, known: Registered | None) -> Track:
+    if known is None or known.oid != table.oid:
+        return Track(table, rule, former=None if known is None else known.relation)
+    gone = find_gone(connection, known.relation)
+    return Track(replace(table, mode=known.mode), rule, former=known.relation, gone=gone)
 
 
 def _read_named(connection: Connection, relation: str) -> Table:

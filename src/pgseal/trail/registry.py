@@ -130,10 +130,21 @@ def format_marks(table: Table, data: Mapping[str, object]) -> Iterator[sql.Compo
     yield sql.SQL("UPDATE audit.tracked SET marks = audit.marks(table_oid) WHERE relation = {}").format(
         sql.Literal(table.relation)
     )
-    yield sql.SQL(
-        "UPDATE audit.tracked SET track_id = audit.record_act('TRACK', {}::jsonb || jsonb_build_object("
-        "'marks', encode(sha256(convert_to(marks::text, 'UTF8')), 'hex')), relation => relation) WHERE relation = {}"
-    ).format(sql.Literal(json.dumps(data, ensure_ascii=False)), sql.Literal(table.relation))
+    yield format_digest("TRACK", table, data)
+
+
+def format_digest(action: str, table: Table, data: Mapping[str, object]) -> sql.Composed:
+    """Write the statement that records an act with the digest of the kept marks, and what partitions there are."""
+    parts = sql.SQL("'parts', marks -> 'parts', " if table.kind == "p" else "")
+    return sql.SQL(
+        "UPDATE audit.tracked SET track_id = audit.record_act({}, {}::jsonb || jsonb_build_object("
+        "{}'marks', encode(sha256(convert_to(marks::text, 'UTF8')), 'hex')), relation => relation) WHERE relation = {}"
+    ).format(
+        sql.Literal(action),
+        sql.Literal(json.dumps(data, ensure_ascii=False)),
+        parts,
+        sql.Literal(table.relation),
+    )
 
 
 def format_act(action: str, relation: str | None, data: Mapping[str, object]) -> sql.Composed:

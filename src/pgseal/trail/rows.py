@@ -17,11 +17,11 @@ from pgseal.core.fields import parse_relation
 from pgseal.core.leaf import LeafBuilder
 from pgseal.errors import FormatError
 
-# The data part: the three members in jsonb's own text form, or the record's own object.
+# The data part: the three members in jsonb's own text form, then those of the record's own object; or only that.
 DATA_TEXT: LiteralString = (
-    "CASE WHEN r.data IS NOT NULL THEN r.data::text ELSE concat("
+    "CASE WHEN r.data IS NOT NULL AND r.new IS NULL AND r.old IS NULL THEN r.data::text ELSE concat("
     "'{\"key\": ', coalesce(r.key::text, 'null'), ', \"new\": ', coalesce(r.new::text, 'null'), "
-    "', \"old\": ', coalesce(r.old::text, 'null'), '}') END"
+    "', \"old\": ', coalesce(r.old::text, 'null'), coalesce(', ' || substr(r.data::text, 2), '}')) END"
 )
 _HEAD: LiteralString = (
     "r.source::text, r.category::text, r.action::text, r.outcome::text, r.relation::text, r.session_role::text, "

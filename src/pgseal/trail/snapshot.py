@@ -52,6 +52,7 @@ class Snapshot:
                 sql.SQL("NULL"),
                 self._images.image(_ROW),
                 "NULL",
+                self._data(part),
             ),
             table=part.identifier,
             row=_NAME,
@@ -61,7 +62,7 @@ class Snapshot:
     def format_large_query(self, part: TablePart, pages: tuple[int, int]) -> sql.Composed | None:
         """Write the query that gives the INSERT of the rows with large values; None if none can be large.
 
-        $1 of that INSERT is NULL, $2 the first id.
+        $1 of that INSERT is NULL, $2 the first id, $3 the data of its records.
         """
         if self._is_large is None:
             return None
@@ -97,6 +98,9 @@ class Snapshot:
             "SELECT ({key})::text, tried.name FROM ONLY {table} AS {row} CROSS JOIN LATERAL (VALUES {fits}) "
             "AS tried(name, instead) WHERE {condition} AND tried.instead IS NOT NULL LIMIT 1"
         ).format(key=key, table=part.identifier, row=_NAME, fits=fits, condition=self._condition([self._is_large]))
+
+    def _data(self, part: TablePart) -> sql.Composable:
+        return sql.SQL("NULL") if part.data is None else sql.SQL("{}::jsonb").format(sql.Literal(part.data))
 
     def _condition(self, conditions: Sequence[sql.Composable]) -> sql.Composed:
         covers = (

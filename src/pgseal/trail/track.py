@@ -8,13 +8,15 @@ from psycopg import sql
 
 from pgseal.errors import CaptureError, ConfigError
 from pgseal.postgres import Connection, connect, quote_name, translated_errors
-from pgseal.trail.apply import Track, Untrack, apply_steps
+from pgseal.trail.apply import apply_steps
 from pgseal.trail.capture import CHOICES, MASKS, TableRule
 from pgseal.trail.catalog import Table, read_table
 from pgseal.trail.conditions import check_filter
 from pgseal.trail.filter import parse_filter
 from pgseal.trail.health import read_trigger_faults
 from pgseal.trail.registry import Registered, TrackedTable, find_registered
+from pgseal.trail.repartition import Repartition, find_gone, read_repartition
+from pgseal.trail.steps import Track, Untrack
 
 
 def check_rule(table: Table, rule: TableRule) -> None:
@@ -41,10 +43,13 @@ def check_rule(table: Table, rule: TableRule) -> None:
         check_filter(parse_filter(rule.where), table.relation, table.columns, [*rule.exclude, *rule.mask])
 
 
-def plan_track(connection: Connection, table: Table, rule: TableRule, *, side: str, has_baseline: bool = True) -> Track:
+def plan_track(
+    connection: Connection, table: Table, rule: TableRule, *, side: str, has_baseline: bool = True
+) -> Track | Repartition:
     """Return the step that captures a table or, if it was altered since, renews its capture.
 
-    Renewed, a table keeps the rule it had unless ``rule`` hides something.
+    Renewed, a table keeps the rule it had unless ``rule`` hides something. Where only partitions came, went or changed,
+    nothing else is renewed.
 
     Raises:
         CaptureError: it is tracked and needs nothing.
@@ -59,7 +64,14 @@ def plan_track(connection: Connection, table: Table, rule: TableRule, *, side: s
             table = replace(table, mode=known.mode)
     check_rule(table, rule)
     check_owners(connection, {table.oid: table.relation}, side)
-    return Track(table, rule, has_baseline, None if known is None else known.relation)
+    if known is None or known.oid != table.oid:
+        return Track(table, rule, has_baseline, None if known is None else known.relation)
+    is_as_it_was = known.relation == table.relation and known.baseline != "pending" and not known.is_altered
+    if is_as_it_was and rule.is_same(known.rule):
+        local = read_repartition(connection, table, rule, has_baseline=has_baseline)
+        if local is not None:
+            return local
+    return Track(table, rule, has_baseline, known.relation, find_gone(connection, known.relation))
 
 
 def find_stale(connection: Connection, table: Table, faulty: Container[str] | None = None) -> Registered | None:

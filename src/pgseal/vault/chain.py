@@ -1,8 +1,8 @@
 """Which record of a row follows which. Pure: records in, links out.
 
-A record goes from one version of a row to the next: INSERT and SNAPSHOT from nothing, DELETE to nothing, UPDATE from
-``new || old`` to ``new``. Two records follow each other where the version after the one is the version before the
-other, at the same key. ``Links`` finds these pairs among everything that happened at one key:
+A record goes from one version of a row to the next: INSERT and SNAPSHOT from nothing, DELETE to nothing, UPDATE and
+MOVE (``moves``) from ``old`` to ``new``. Two records follow each other where the version after the one is the version
+before the other, at the same key. ``Links`` finds these pairs among everything that happened at one key:
 
 - In order of ``id`` (FORMATS.md section 2), a record takes up the oldest version that is equal to the one it starts
   from and that no other has taken up.
@@ -11,13 +11,15 @@ other, at the same key. ``Links`` finds these pairs among everything that happen
 - What is equal to nothing, or would only follow itself, takes up the version that stood there before it in order of
   ``id``: somebody changed the row, or the table, while it was not captured.
 - A SNAPSHOT goes on with the row that has its key, whatever it looks like: the table was tracked anew.
-- A TRUNCATE ends every row that is there.
+- A TRUNCATE ends every row that is there; TRUNCATE_PARTITION and DETACH those of the partition they name.
 """
 
 from collections.abc import Iterable
 
 from pgseal.vault.records import Record
 
+#: The actions that end rows without naming them.
+ENDINGS = ("TRUNCATE", "TRUNCATE_PARTITION", "DETACH")
 _NEVER = 2**63 - 1
 
 
@@ -35,7 +37,7 @@ class Links:
     """
 
     def __init__(self, key: str, records: Iterable[Record]) -> None:
-        """Link ``records``: all that start from or lead to ``key`` (as ``format_key`` gives it), and TRUNCATEs."""
+        """Link ``records``: all that start from or lead to ``key`` (as ``format_key`` gives it), and ``ENDINGS``."""
         self.before: dict[int, Record] = {}
         self.after: dict[int, Record] = {}
         self.unexplained: set[int] = set()
@@ -52,11 +54,12 @@ class Links:
     def _add(self, record: Record) -> None:
         if any(_transaction(one) != _transaction(record) for one, _ in self._waiting.values()):
             self._settle()
-        if record.action == "TRUNCATE":
+        if record.action in ENDINGS:
             self._settle()
             self._note_gap(record.leaf_index)
-            self.after.update(dict.fromkeys(self._left, record))
-            self._left.clear()
+            for ended in [one for one in self._left.values() if _ends(record, one)]:
+                self.after[ended.leaf_index] = record
+                del self._left[ended.leaf_index]
         elif record.key_before == self._key:
             self._take_up(record)
         if record.key_after == self._key:
@@ -115,6 +118,10 @@ class Links:
         while step is not None and step.leaf_index != last.leaf_index:
             step = self.after.get(step.leaf_index)
         return step is not None
+
+
+def _ends(ending: Record, version: Record) -> bool:
+    return ending.action == "TRUNCATE" or (ending.part is not None and version.part == ending.part)
 
 
 def _transaction(record: Record) -> tuple[int, str]:

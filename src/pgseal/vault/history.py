@@ -1,9 +1,9 @@
 """Reads the history of rows from the vault. Changes nothing.
 
 A row begins with INSERT or SNAPSHOT (or unseen, before its table was tracked), may be given other keys, and ends with
-DELETE or TRUNCATE. The history of a key is that of every row that ever had it: all their versions, under whatever keys.
-A row that only had a key which one of these had at another time does not belong to it. ``chain`` says how the records
-of one row are told from those of another, and in what order they stand.
+DELETE or TRUNCATE, or when its partition is detached. The history of a key is that of every row that ever had it: all
+their versions, under whatever keys. A row that only had a key which one of these had at another time does not belong to
+it. ``chain`` says how the records of one row are told from those of another, and in what order they stand.
 
 What happened at a key is found through an index. Where a row may have been given the key by an UPDATE that is not
 known yet (the key is free now, or a row is suddenly there), the table's UPDATEs of that time are looked through.
@@ -18,7 +18,7 @@ from psycopg import sql
 
 from pgseal.errors import ConfigError, FormatError
 from pgseal.postgres import Connection, translated_errors
-from pgseal.vault.chain import place_of
+from pgseal.vault.chain import ENDINGS, place_of
 from pgseal.vault.keys import TypedKey
 from pgseal.vault.lineage import Lineages, Row
 from pgseal.vault.records import COLUMNS, Record, fetch_records, list_names
@@ -133,12 +133,13 @@ def find_key_columns(connection: Connection, relation: str) -> list[str]:
 
 
 def _read_newest(connection: Connection, relation: str) -> Record:
-    # The newest that was not erased and is no TRUNCATE: a key may have been another once.
+    # The newest that was not erased and is about one row: a key may have been another once.
     query = sql.SQL(
         "SELECT {columns} FROM vault.record AS r WHERE r.relation = %(relation)s AND r.source = 'row' "
-        "AND r.data IS NOT NULL AND r.action <> 'TRUNCATE' ORDER BY r.leaf_index DESC LIMIT 1"
+        "AND r.data IS NOT NULL AND r.action <> ALL (%(others)s::text[]) ORDER BY r.leaf_index DESC LIMIT 1"
     )
-    records = fetch_records(connection, query.format(columns=COLUMNS), {"relation": relation})
+    values = {"relation": relation, "others": [*ENDINGS, "ATTACH"]}
+    records = fetch_records(connection, query.format(columns=COLUMNS), values)
     if not records:
         raise ConfigError(
             f"no sealed record is about a row of {relation}; pgseal status lists the tables, "

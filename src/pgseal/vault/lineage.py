@@ -16,7 +16,7 @@ class Lineages:
     def __init__(self, reader: RowReader) -> None:
         """Read from ``reader``."""
         self._reader = reader
-        self._truncates: list[Record] | None = None
+        self._endings: list[Record] | None = None
         self._own: dict[str, list[Record]] = {}
         self._arrivals: defaultdict[str, dict[int, Record]] = defaultdict(dict)
         self._scanned: set[str] = set()
@@ -36,6 +36,7 @@ class Lineages:
 
     def find_row(self, record: Record) -> Row:
         """Return the row that ``record``, which has a key, is about."""
+        (record,) = self._reader.complete([record])
         if record.changes_key:
             self._note_arrival(record)
         return self._collect([record])[0]
@@ -100,9 +101,9 @@ class Lineages:
 
     def _link(self, key: str) -> Links:
         if key not in self._links:
-            if self._truncates is None:
-                self._truncates = self._reader.read_truncates()
-            self._links[key] = Links(key, [*self._read(key), *self._arrivals[key].values(), *self._truncates])
+            if self._endings is None:
+                self._endings = self._reader.read_endings()
+            self._links[key] = Links(key, [*self._read(key), *self._arrivals[key].values(), *self._endings])
         return self._links[key]
 
     def _read(self, key: str) -> list[Record]:

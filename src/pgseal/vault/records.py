@@ -74,6 +74,17 @@ class Record:
         return old
 
     @property
+    def part(self) -> str | None:
+        """The oid of the partition that a row record is about; None if it names none. Raises ``FormatError``."""
+        part = self.what.get("part") if self.source == "row" else None
+        return None if part is None else str(part)
+
+    @property
+    def moved(self) -> Mapping[str, Any] | None:
+        """What a DELETE or an INSERT says of a move to another partition. Raises ``FormatError``."""
+        return self._member("moved")
+
+    @property
     def changed(self) -> list[str]:
         """Names of the columns that an UPDATE changed."""
         return list(self._member("old") or ()) if self.action == "UPDATE" else []
@@ -127,7 +138,7 @@ class Record:
             "new": self.new,
             "changed": self.changed,
             "actor": None if self.actor is None else self.who,
-            "data": None if self.source == "row" or self.data is None else self.what,
+            "data": None if self.data is None or self.new is not None or self.old is not None else self.what,
             "erased": [name for name, text in (("actor", self.actor), ("data", self.data)) if text is None],
             "lost": self.lost,
         }

@@ -14,6 +14,8 @@ from psycopg import sql
 
 from pgseal.errors import ConfigError
 from pgseal.postgres import Connection
+from pgseal.vault.chain import ENDINGS
+from pgseal.vault.moves import is_departure, join_moves, read_departure
 from pgseal.vault.records import COLUMNS, Record, fetch_records
 
 # A record that was captured later is sealed later, but for those of one batch whose transactions were under way at the
@@ -34,7 +36,21 @@ _UNDER_KEYS = sql.SQL(
 _HEAD = sql.SQL("split_part(r.data, ', \"new\": ', 1)")
 _RECORDS = sql.SQL(
     "{wanted} SELECT {columns} FROM vault.record AS r WHERE {under_keys} AND {head} IN (SELECT head FROM wanted) "
-    "AND r.trail = %(trail)s AND (r.action = 'TRUNCATE') = %(truncates)s ORDER BY r.incarnation, r.id"
+    "AND r.trail = %(trail)s AND (r.action = ANY (%(endings)s::text[])) = %(are_endings)s ORDER BY r.incarnation, r.id"
+)
+# The other halves of moves: the DELETE by its id; the INSERT comes a little later, in the same transaction.
+_DEPARTURES = sql.SQL(
+    "SELECT {columns} FROM vault.record AS r "
+    "JOIN unnest(%(incarnations)s::int[], %(ids)s::bigint[]) AS d(incarnation, id) "
+    "ON (r.incarnation, r.id) = (d.incarnation, d.id) "
+    "WHERE r.trail = %(trail)s AND r.source = 'row' AND r.relation = %(relation)s"
+)
+_ARRIVAL = sql.SQL(
+    "SELECT {columns} FROM vault.record AS r WHERE r.leaf_index > %(leaf)s AND r.leaf_index <= %(leaf)s + %(leaves)s "
+    "AND r.trail = %(trail)s AND r.incarnation = %(incarnation)s AND r.xid = %(xid)s::xid8 AND r.source = 'row' "
+    "AND r.action = 'INSERT' AND r.relation = %(relation)s "
+    "AND CASE WHEN strpos(r.data, %(mentioned)s) > 0 THEN r.data::jsonb #>> '{{moved,record}}' = %(id)s::text END "
+    "LIMIT 1"
 )
 _RECORDED = sql.SQL(
     "{wanted} SELECT DISTINCT r.trail, wanted.key FROM vault.record AS r JOIN wanted ON wanted.head = {head} "
@@ -87,11 +103,37 @@ class RowReader:
 
     def read(self, key: str) -> list[Record]:
         """Return the records under ``key``."""
-        return self._read_under(key, truncates=False)
+        return self.complete(self._read_under(key, are_endings=False))
 
-    def read_truncates(self) -> list[Record]:
-        """Return every TRUNCATE of the relation."""
-        return self._read_under("null", truncates=True)
+    def complete(self, records: Sequence[Record]) -> list[Record]:
+        """Return ``records`` with each half of a move made whole."""
+        known = {(one.incarnation, one.id) for one in records}
+        wanted = {(one.incarnation, number) for one in records if (number := read_departure(one)) is not None} - known
+        named = {(one.incarnation, read_departure(one)) for one in records}
+        others = self._read_departures(sorted(wanted)) if wanted else []
+        for one in records:
+            if is_departure(one) and (one.incarnation, one.id) not in named:
+                others += self._read_arrival(one)
+        return join_moves(records, others)
+
+    def _read_departures(self, names: Sequence[tuple[int, int]]) -> list[Record]:
+        incarnations, ids = zip(*names, strict=True)
+        return self._fetch(_DEPARTURES.format(columns=COLUMNS), incarnations=list(incarnations), ids=list(ids))
+
+    def _read_arrival(self, departure: Record) -> list[Record]:
+        return self._fetch(
+            _ARRIVAL.format(columns=COLUMNS),
+            leaf=departure.leaf_index,
+            leaves=_BATCH_LEAVES,
+            incarnation=departure.incarnation,
+            xid=departure.xid,
+            mentioned=f'"record": "{departure.id}"',
+            id=departure.id,
+        )
+
+    def read_endings(self) -> list[Record]:
+        """Return every record that ends rows without naming them: TRUNCATE, and DETACH of a partition."""
+        return self._read_under("null", are_endings=True)
 
     def read_arrivals(self, keys: Sequence[str], gaps: Sequence[tuple[int, int]]) -> list[Record]:
         """Return the UPDATEs that gave a row one of ``keys`` in one of the spans of leaves, and maybe some outside."""
@@ -106,9 +148,9 @@ class RowReader:
             last=min(max(last for _, last in gaps) + _BATCH_LEAVES, _LAST_LEAF),
         )
 
-    def _read_under(self, key: str, *, truncates: bool) -> list[Record]:
+    def _read_under(self, key: str, *, are_endings: bool) -> list[Record]:
         query = _RECORDS.format(columns=COLUMNS, wanted=_WANTED.format(), head=_HEAD, under_keys=_UNDER_KEYS)
-        return self._fetch(query, keys=[key], truncates=truncates)
+        return self._fetch(query, keys=[key], endings=list(ENDINGS), are_endings=are_endings)
 
     def _fetch(self, query: sql.Composed, **values: object) -> list[Record]:
         return fetch_records(self._connection, query, {**values, "relation": self._relation, "trail": self._trail})

@@ -124,7 +124,8 @@ class VaultStore:
             SELECT count(*) FROM (
                 SELECT time, source, action, actor, trail, relation FROM vault.record ORDER BY leaf_index DESC LIMIT %s
             ) AS r
-            WHERE r.time > now() - make_interval(secs => %s) AND r.source = 'row' AND r.action <> 'SNAPSHOT'
+            WHERE r.time > now() - make_interval(secs => %s) AND r.source = 'row'
+                AND r.action NOT IN ('SNAPSHOT', 'ATTACH', 'DETACH')
                 AND r.trail || '/' || r.relation <> ALL (%s)
                 AND CASE WHEN r.actor LIKE '%%"claimed": {%%' THEN coalesce(
                     r.actor::jsonb #>> '{claimed,actor,id}', r.actor::jsonb #>> '{claimed,actor}', '') = ''

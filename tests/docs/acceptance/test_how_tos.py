@@ -82,10 +82,14 @@ def test_partitioned_tables(shell, environment):
     printed = follow(HOW_TO / "track-partitioned-tables.md", shell, dsn)
     for line in next(blocks(HOW_TO / "track-partitioned-tables.md", "")).text.splitlines():
         assert " ".join(line.split()) in " ".join(printed.split())
-    sql(dsn, "INSERT INTO events VALUES (9, '2024-05-05', 'old'), (10, '2027-05-05', 'new')")
-    assert sql(dsn, "SELECT new ->> 'body', relation FROM audit.record WHERE action = 'INSERT' ORDER BY id") == [
-        ("old", "public.events"), ("new", "public.events"),
+    assert sql(dsn, "SELECT action, data ->> 'partition' FROM audit.record WHERE action ~ 'TACH$' ORDER BY id") == [
+        ("DETACH", "public.events_2027"), ("ATTACH", "public.old_events"), ("DETACH", "public.old_events"),
     ]  # fmt: skip
+    sql(dsn, "UPDATE events SET at = at + interval '1 year' WHERE id = 1")
+    shell("pgseal seal --once")
+    moved = shell("""pgseal history events '{"id": 1, "at": "2025-05-05T00:00:00+00:00"}'""")
+    assert "MOVE" in moved
+    assert "public.events_2025 → public.events_2026" in moved
 
 
 @pytest.mark.slow

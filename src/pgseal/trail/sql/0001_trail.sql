@@ -291,7 +291,8 @@ BEGIN
         RAISE EXCEPTION 'pgseal: action must match [A-Z][A-Z0-9_]{0,62}, got %', quote_nullable(action)
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    IF action IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRUNCATE_PARTITION', 'SNAPSHOT', 'TRACK', 'UNTRACK', 'HEARTBEAT', 'ERASE',
+    IF action IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRUNCATE_PARTITION', 'ATTACH', 'DETACH', 'SNAPSHOT', 'TRACK',
+                  'TRACK_PARTITIONS', 'UNTRACK', 'HEARTBEAT', 'ERASE',
                   'RETENTION', 'RECOVER', 'MALFORMED', 'CLOCK', 'KEY_ROTATE', 'REPAIR') THEN
         RAISE EXCEPTION 'pgseal: % is an action of pgseal''s own', quote_literal(action)
             USING ERRCODE = 'reserved_name',

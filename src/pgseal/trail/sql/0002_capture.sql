@@ -128,7 +128,8 @@ $pgseal$;
 --
 -- $1 is the claimed context; of a row trigger $2 and $3 are OLD and NEW, a statement trigger has old_rows and new_rows.
 -- Other rows than these, deleted ones or those of a SNAPSHOT, are read from ``place``, which is trusted SQL; the ids of a
--- SNAPSHOT begin with $2. ``row_filter`` is what the registry has of the table's filter.
+-- SNAPSHOT begin with $2. ``row_filter`` is what the registry has of the table's filter. Of a partitioned table, the next
+-- parameter after these is the record's data, to which it belongs which partition the row is in.
 -- Values of the types that FORMATS.md, section 1 gives to to_jsonb are recognised when they are met. All others are printed by
 -- their output function, so that nobody's cast runs.
 CREATE FUNCTION audit.format_insert(
@@ -152,6 +153,8 @@ DECLARE
     -- Which row there is, or that there are both.
     rows      text[] := CASE action WHEN 'DELETE' THEN ARRAY['old'] WHEN 'UPDATE' THEN ARRAY['old', 'new'] ELSE ARRAY['new'] END;
     covered   text := '';
+    data      text := CASE WHEN (SELECT c.relkind FROM pg_class AS c WHERE c.oid = relation) <> 'p' THEN 'NULL'
+                           WHEN is_row THEN '$4' WHEN action = 'SNAPSHOT' THEN '$3' ELSE '$2' END;
 BEGIN
     WITH live AS (
         SELECT c.number, c.name, masks ->> c.number::text AS mask,
@@ -210,21 +213,23 @@ BEGIN
                     'ON old.%1$I = new.%1$I %2$s %3$s ORDER BY old.%1$I', counter, large, covered)
     END;
     RETURN format(
-        'INSERT INTO audit.record (id, recorded_at, xid, pid, source, category, action, outcome, relation, key, old, new, '
+        'INSERT INTO audit.record (id, recorded_at, xid, pid, source, category, action, outcome, relation, key, old, new, data, '
         'session_role, effective_role, authenticated_role, backend_start, application, address, claimed) SELECT '
         '%s, clock_timestamp(), '
-        'pg_current_xact_id(), pg_backend_pid(), ''row'', ''data_modification'', %L, ''success'', %L, %s, %s, %s, '
+        'pg_current_xact_id(), pg_backend_pid(), ''row'', ''data_modification'', %L, ''success'', %L, %s, %s, %s, %s, '
         'session_user, nullif(current_setting(''role''), ''none''), audit.authenticated_role(), audit.backend_start(), '
         'nullif(current_setting(''application_name''), ''''), '
         'inet_client_addr(), $1 FROM %s',
-        CASE action WHEN 'SNAPSHOT' THEN '$2 + row_number() OVER () - 1'
-            ELSE 'CASE WHEN pg_current_xact_id() IS NOT NULL THEN nextval(''audit.record_id_seq'') END' END,
+        CASE WHEN action = 'SNAPSHOT' THEN '$2 + row_number() OVER () - 1'
+             WHEN is_row AND data <> 'NULL' THEN 'audit.draw_id($4)'
+             ELSE 'CASE WHEN pg_current_xact_id() IS NOT NULL THEN nextval(''audit.record_id_seq'') END' END,
         action,
         audit.format_relation(relation),
         audit.format_object(CASE WHEN action IN ('INSERT', 'SNAPSHOT') THEN new_key ELSE old_key END, 'NULL'),
         CASE action WHEN 'UPDATE' THEN audit.format_object(changed, '''{}''')
                     WHEN 'DELETE' THEN audit.format_object(old_pairs, '''{}''') ELSE 'NULL' END,
         CASE WHEN action = 'DELETE' THEN 'NULL' ELSE audit.format_object(new_pairs, '''{}''') END,
+        data,
         source);
 END
 $pgseal$;
@@ -245,6 +250,120 @@ AS $pgseal$
     FROM jsonb_to_recordset($2 -> 'columns') AS f(number smallint, type oid)
     LEFT JOIN audit.live_columns($1) AS c ON c.number = f.number
 $pgseal$;
+
+-- Rows that move between partitions (docs/adr/0015) ----------------------------------------------------------
+
+-- PostgreSQL moves a row by deleting it in one partition and inserting it into another; row triggers see only that. What
+-- an UPDATE does is seen before: a trigger for each row that changes what the table is partitioned by notes the row's
+-- place here, the DELETE of just this row version finds it, and the INSERT that comes next finds the DELETE.
+--
+-- Nothing in here is of use to another transaction. Unlogged, so that no publication of all tables refuses our DELETEs.
+CREATE UNLOGGED TABLE audit.moving (
+    xid   xid8 NOT NULL,
+    place oid  NOT NULL,
+    spot  tid  NOT NULL
+);
+COMMENT ON TABLE audit.moving IS 'rows that an UPDATE may be about to move to another partition, of transactions that run now';
+CREATE INDEX moving_spot_ix ON audit.moving (xid, place, spot);
+
+CREATE UNLOGGED TABLE audit.moved (
+    record_id bigint  NOT NULL,
+    xid       xid8    NOT NULL,
+    depth     integer NOT NULL,
+    begun     bigint  NOT NULL
+);
+COMMENT ON TABLE audit.moved IS 'their DELETE records, until the INSERT follows';
+COMMENT ON COLUMN audit.moved.depth IS 'pg_trigger_depth() of the DELETE';
+COMMENT ON COLUMN audit.moved.begun IS 'a command id, younger than the UPDATE''s and older than that of any later command';
+CREATE INDEX moved_record_ix ON audit.moved (xid, record_id);
+
+-- A relation's name as format_relation writes it.
+CREATE FUNCTION audit.format_name(schema text, name text) RETURNS text
+LANGUAGE sql IMMUTABLE
+BEGIN ATOMIC
+    SELECT pg_catalog.concat_ws('.',
+        CASE WHEN schema COLLATE pg_catalog."C" OPERATOR(pg_catalog.~) '^[a-z_][a-z0-9_]*$' THEN schema
+             ELSE pg_catalog.concat('"', pg_catalog.replace(schema, '"', '""'), '"') END,
+        CASE WHEN name COLLATE pg_catalog."C" OPERATOR(pg_catalog.~) '^[a-z_][a-z0-9_]*$' THEN name
+             ELSE pg_catalog.concat('"', pg_catalog.replace(name, '"', '""'), '"') END);
+END;
+
+-- What an UPDATE noted about row version ``spot`` of ``place`` is done with.
+--
+-- These functions are planned while the tables are empty, and then run with whatever an UPDATE of many rows has left
+-- there: only their indexes will do.
+CREATE FUNCTION audit.forget_move(place oid, spot tid) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off
+AS $pgseal$
+BEGIN
+    DELETE FROM audit.moving AS m WHERE m.xid = pg_current_xact_id() AND m.place = $1 AND m.spot = $2;
+END
+$pgseal$;
+
+-- Row version ``spot`` of ``place`` was deleted: what its record says of a move, if it is one. Then the record's id is
+-- drawn here.
+CREATE FUNCTION audit.leave_partition(place oid, place_name text, spot tid) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off
+AS $pgseal$
+DECLARE
+    command_id bigint;
+BEGIN
+    -- More than one, if triggers kept an UPDATE from being made. Before it is deleted: then cmin is another number.
+    SELECT max(m.cmin::text::bigint) INTO command_id FROM audit.moving AS m
+    WHERE m.xid = pg_current_xact_id() AND m.place = $1 AND m.spot = $3;
+    IF command_id IS NULL THEN
+        RETURN NULL;
+    END IF;
+    DELETE FROM audit.moving AS m WHERE m.xid = pg_current_xact_id() AND m.place = $1 AND m.spot = $3;
+    INSERT INTO audit.moved (record_id, xid, depth, begun)
+    VALUES (nextval('audit.record_id_seq'), pg_current_xact_id(), pg_trigger_depth(), command_id);
+    RETURN jsonb_build_object('moved', jsonb_build_object('from', place_name));
+END
+$pgseal$;
+
+-- A row was inserted into ``place``: what its record says of a move, if it is one.
+--
+-- It is if the last DELETE of a moving row that no INSERT has followed was recorded at the same depth of triggers, and the
+-- command that wrote this row began before that row was noted (``command_id``, from the row's header, which says so as
+-- long as it ``is_fresh``): then one command did it all. Who is met on the way and is too late for that has lost his
+-- INSERT to a trigger.
+CREATE FUNCTION audit.enter_partition(place oid, place_name text, command_id bigint, is_fresh boolean) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off
+AS $pgseal$
+DECLARE
+    newest bigint := currval('audit.record_id_seq');
+    left_before record;
+BEGIN
+    LOOP
+        -- Far enough back for what other triggers record in between, near enough not to wade through what is done.
+        SELECT m.ctid, m.record_id, m.depth, m.begun INTO left_before FROM audit.moved AS m
+        WHERE m.xid = pg_current_xact_id() AND m.record_id BETWEEN newest - 10000 AND newest
+        ORDER BY m.record_id DESC LIMIT 1;
+        IF NOT FOUND OR left_before.depth < pg_trigger_depth() THEN
+            RETURN NULL;
+        END IF;
+        DELETE FROM audit.moved AS m WHERE m.ctid = left_before.ctid;
+        IF left_before.depth = pg_trigger_depth() AND command_id < left_before.begun AND is_fresh
+            AND EXISTS (SELECT FROM pg_class AS c WHERE c.oid = place AND c.relkind = 'r')
+        THEN
+            RETURN jsonb_build_object('moved', jsonb_build_object(
+                'to', place_name, 'record', left_before.record_id::text));
+        END IF;
+    END LOOP;
+END
+$pgseal$;
+
+-- The id of a record with this ``data``; drawn after the transaction has its xid, which the feed relies on.
+CREATE FUNCTION audit.draw_id(data jsonb) RETURNS bigint
+LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+    SELECT CASE WHEN pg_catalog.pg_current_xact_id() IS NULL THEN NULL
+        WHEN data OPERATOR(pg_catalog.#>) '{moved,from}' IS NULL THEN pg_catalog.nextval('audit.record_id_seq')
+        ELSE pg_catalog.currval('audit.record_id_seq') END;
+END;
 
 -- That a trigger is where it was made for: a restored database has other oids.
 CREATE FUNCTION audit.check_place(place oid, expected regclass) RETURNS void
@@ -409,7 +528,7 @@ BEGIN
             EXECUTE audit.format_insert(tracked.table_oid::regclass, 'DELETE', false, tracked.exclude_numbers,
                                         tracked.mask_numbers,
                                         CASE tracked.oversize WHEN 'reject' THEN 'digest' ELSE tracked.oversize END,
-                                        place, tracked.row_filter) USING claim;
+                                        place, tracked.row_filter) USING claim, jsonb_build_object('part', TG_RELID::bigint);
             GET DIAGNOSTICS removed = ROW_COUNT;
         END IF;
         IF tracked.row_filter IS NOT NULL THEN
@@ -428,7 +547,7 @@ BEGIN
         jsonb_build_object('key', NULL, 'new', NULL, 'old', NULL, 'rows', removed)
             || CASE WHEN tracked.row_filter IS NULL THEN '{}' ELSE jsonb_build_object('covered', covered) END
             || CASE WHEN TG_RELID = tracked.table_oid THEN '{}'
-               ELSE jsonb_build_object('partition', audit.format_relation(TG_RELID)) END
+               ELSE jsonb_build_object('part', TG_RELID::bigint, 'partition', audit.format_relation(TG_RELID)) END
             || CASE WHEN obstacle IS NULL THEN '{}' ELSE jsonb_build_object('incomplete', obstacle) END,
         claim);
     RETURN NULL;

@@ -59,6 +59,9 @@ DECLARE
     next_end timestamptz;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('pgseal audit.ensure_partitions', 0));
+    -- What was noted of moves that came to nothing (0002_capture.sql).
+    DELETE FROM audit.moving AS m WHERE m.xid < pg_snapshot_xmin(pg_current_snapshot());
+    DELETE FROM audit.moved AS m WHERE m.xid < pg_snapshot_xmin(pg_current_snapshot());
     -- Where partitions were dropped: a clock that is set back far must find one, too.
     FOR gap IN
         SELECT g.lower_end, g.upper_end

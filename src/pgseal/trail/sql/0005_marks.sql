@@ -25,7 +25,7 @@ AS $pgseal$
             WHERE t.table_oid = $1 AND p.pronamespace = 'audit'::regnamespace AND p.pronargs = 0),
         'triggers', (
             SELECT coalesce(jsonb_object_agg(concat(g.tgrelid, ' ', g.tgname), concat(g.oid, ' ', g.xmin)), '{}')
-            FROM pg_trigger AS g JOIN place ON place.oid = g.tgrelid WHERE starts_with(g.tgname, 'pgseal_')),
+            FROM pg_trigger AS g JOIN place ON place.oid = g.tgrelid WHERE g.tgname ~ '^(zz_)?pgseal_'),
         'parts', (
             SELECT coalesce(jsonb_object_agg(place.oid, audit.format_relation(place.oid)), '{}') FROM place
             WHERE place.oid <> $1 AND place.relkind <> 'p'),

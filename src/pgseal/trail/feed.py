@@ -345,11 +345,12 @@ class PollFeed:
         """Leave out those that are known to have been rolled back; their rows nobody ever sees."""
         if not xids:
             return []
-        rows = self._connection.execute(
-            "SELECT x::text::bigint FROM unnest(%s::text[]::xid8[]) AS x "
-            "WHERE pg_xact_status(x) IS DISTINCT FROM 'aborted'",
-            [[str(xid) for xid in xids]],
-        ).fetchall()
+        with self._errors():
+            rows = self._connection.execute(
+                "SELECT x::text::bigint FROM unnest(%s::text[]::xid8[]) AS x "
+                "WHERE pg_xact_status(x) IS DISTINCT FROM 'aborted'",
+                [[str(xid) for xid in xids]],
+            ).fetchall()
         return [int(row[0]) for row in rows]
 
     def _scalar(self, query: sql.Composed | LiteralString) -> object:

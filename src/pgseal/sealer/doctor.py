@@ -1,39 +1,32 @@
 """What is misconfigured around the audit trail, why it matters, and the command that mends it. Reads only.
 
 ``status`` says how things stand and ``plan`` how policy and database differ; this is about everything else: settings of
-the servers, roles that can get around the trail, what this installation could not be given.
+the servers, roles that can get around the trail, what this installation could not be given (here), what the two sides
+and this machine share (``separation``), and what was changed of what pgseal installed (``installed``).
 """
 
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import Literal, LiteralString
+from typing import LiteralString
 
 from pgseal.errors import PgsealError
-from pgseal.postgres import Connection, connect, read_identity, translated_errors
-from pgseal.settings import Settings, Source
+from pgseal.postgres import Connection, connect, translated_errors
+from pgseal.sealer.advice import Advice, Severity
+from pgseal.sealer.installed import examine_source, examine_vault
+from pgseal.sealer.separation import compare_sides, examine_files, examine_machine
+from pgseal.settings import Settings, Source, describe_os_error
 
 _LITTLE_SPACE = 0.05
 _CLOCK_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Advice:
-    """One finding: how bad, about what, what is so, why it matters, what mends it."""
-
-    severity: Literal["error", "warning", "note"]
-    subject: str
-    what: str
-    why: str
-    command: str
-
-
-@dataclass(frozen=True, slots=True)
 class _Check:
     """A query that gives a row for each thing that is wrong; its columns fill ``{0}``, ``{1}`` in the texts."""
 
-    severity: Literal["error", "warning", "note"]
+    severity: Severity
     query: LiteralString
     what: str
     why: str
@@ -45,7 +38,7 @@ def examine(settings: Settings) -> list[Advice]:
 
     A side that cannot be reached is an advice of its own; the others are looked at all the same.
     """
-    found = [*_examine_ledger(settings), *_examine_vault(settings)]
+    found = [*_examine_ledger(settings), *_examine_files(settings), *_examine_vault(settings)]
     for source in settings.sources:
         try:
             found += _examine_source(source, settings)
@@ -84,10 +77,33 @@ def _examine_ledger(settings: Settings) -> Iterator[Advice]:
     )
 
 
+def _examine_files(settings: Settings) -> list[Advice]:
+    try:
+        return list(examine_files(settings))
+    except OSError as error:
+        return [_blind("ledger", error)]
+
+
+def _blind(subject: str, error: OSError) -> Advice:
+    what = f"who may read and write {error.filename} could not be told"
+    return Advice("note", subject, what, describe_os_error(error), "run pgseal doctor as the user that seals")
+
+
+def _examine_machine(connection: Connection, subject: str, settings: Settings) -> list[Advice]:
+    try:
+        return list(examine_machine(connection, subject, settings))
+    except OSError as error:
+        return [_blind(subject, error)]
+
+
 def _examine_vault(settings: Settings) -> list[Advice]:
     try:
         with closing(connect(settings.vault.dsn.reveal(), side="vault")) as connection, translated_errors("vault"):
-            return list(_run(connection, "vault", _SERVER_CHECKS))
+            return [
+                *_run(connection, "vault", (*_SERVER_CHECKS, *_ROLE_CHECKS, *_VAULT_CHECKS)),
+                *examine_vault(connection),
+                *_examine_machine(connection, "vault", settings),
+            ]
     except PgsealError as error:
         return [Advice("error", "vault", "cannot be examined", str(error), "mend that, then pgseal doctor")]
 
@@ -96,13 +112,16 @@ def _examine_source(source: Source, settings: Settings) -> list[Advice]:
     side = f"source {source.name!r}"
     subject = f"source {source.name}"
     with closing(connect(source.admin_dsn.reveal(), side=side)) as connection, translated_errors(side):
-        found = list(_run(connection, subject, (*_SERVER_CHECKS, *_SOURCE_CHECKS)))
+        found = list(_run(connection, subject, (*_SERVER_CHECKS, *_ROLE_CHECKS, *_SOURCE_CHECKS)))
+        found += examine_source(connection, subject, side)
+        found += _examine_machine(connection, subject, settings)
         with (
             suppress(PgsealError),  # said once already, by _examine_vault
             closing(connect(settings.vault.dsn.reveal(), side="vault")) as vault,
             translated_errors("vault"),
         ):
-            found += _compare_servers(connection, vault, subject)
+            found += compare_sides(connection, vault, subject)
+            found += _compare_clocks(connection, vault, subject)
     return found
 
 
@@ -113,15 +132,7 @@ def _run(connection: Connection, subject: str, checks: Sequence[_Check]) -> Iter
             yield Advice(check.severity, subject, *texts)
 
 
-def _compare_servers(source: Connection, vault: Connection, subject: str) -> Iterator[Advice]:
-    if read_identity(source).system_identifier == read_identity(vault).system_identifier:
-        yield Advice(
-            "warning",
-            subject,
-            "is on the same server as the vault",
-            "whoever administers it can change both sides at once; only the signed ledger is left to tell",
-            "move the vault to a server with other administrators",
-        )
+def _compare_clocks(source: Connection, vault: Connection, subject: str) -> Iterator[Advice]:
     clocks = [
         connection.execute("SELECT extract(epoch FROM clock_timestamp())").fetchone() for connection in (source, vault)
     ]
@@ -144,6 +155,39 @@ _SERVER_CHECKS = (
         "{0} is off",
         "a crash of the machine can lose or spoil committed records, and with them the proof",
         "ALTER SYSTEM SET {0} = on; SELECT pg_reload_conf();",
+    ),
+)
+# Of both, too: who can act as one of our roles, or needs none.
+_ROLE_CHECKS = (
+    _Check(
+        "warning",
+        """
+        SELECT quote_ident(m.rolname), quote_ident(r.rolname)
+        FROM pg_auth_members a JOIN pg_roles r ON r.oid = a.roleid JOIN pg_roles m ON m.oid = a.member
+        WHERE r.rolname IN ('pgseal_owner', 'pgseal_sealer') AND m.rolcanlogin AND NOT m.rolsuper
+            AND m.rolname NOT IN (session_user, 'pgseal_owner')
+        """,
+        "{0} may act as {1}",
+        "who can take that role administers the trail, or seals",
+        "if that is not meant: REVOKE {1} FROM {0};",
+    ),
+    _Check(
+        "note",
+        "SELECT string_agg(quote_ident(rolname), ', ' ORDER BY rolname) FROM pg_roles WHERE rolcanlogin "
+        "AND (rolsuper OR rolbypassrls OR rolreplication) AND rolname <> 'pgseal_sealer' HAVING count(*) > 0",
+        "roles that can get around privileges: {0}",
+        "what they do to records is found by pgseal verify; that they read, is not recorded",
+        "have as few of them as you can, and none that an application uses",
+    ),
+)
+_VAULT_CHECKS = (
+    _Check(
+        "warning",
+        "SELECT DISTINCT quote_ident(pubname) FROM pg_publication_tables WHERE schemaname IN ('audit', 'vault') "
+        "ORDER BY 1",
+        "publication {0} has sealed records in it",
+        "whoever subscribes gets every record, personal data included",
+        "publish what is not pgseal's: ALTER PUBLICATION {0} DROP TABLE …",
     ),
 )
 _SOURCE_CHECKS = (
@@ -188,18 +232,6 @@ _SOURCE_CHECKS = (
         "as a superuser: GRANT pg_read_all_stats TO pgseal_owner;",
     ),
     _Check(
-        "warning",
-        """
-        SELECT quote_ident(m.rolname), quote_ident(r.rolname)
-        FROM pg_auth_members a JOIN pg_roles r ON r.oid = a.roleid JOIN pg_roles m ON m.oid = a.member
-        WHERE r.rolname IN ('pgseal_owner', 'pgseal_sealer') AND m.rolcanlogin AND NOT m.rolsuper
-            AND m.rolname NOT IN (session_user, 'pgseal_owner')
-        """,
-        "{0} may act as {1}",
-        "who can take that role administers the trail, or seals",
-        "if that is not meant: REVOKE {1} FROM {0};",
-    ),
-    _Check(
         "note",
         """
         SELECT string_agg(DISTINCT quote_ident(r.rolname), ', '), count(DISTINCT r.oid)
@@ -216,14 +248,6 @@ _SOURCE_CHECKS = (
         "publication {0} has the trail in it",
         "whoever subscribes gets every record, personal data included",
         "publish the application's schemas instead: CREATE PUBLICATION … FOR TABLES IN SCHEMA …",
-    ),
-    _Check(
-        "note",
-        "SELECT string_agg(quote_ident(rolname), ', ' ORDER BY rolname) FROM pg_roles WHERE rolcanlogin "
-        "AND (rolsuper OR rolbypassrls OR rolreplication) AND rolname <> 'pgseal_sealer' HAVING count(*) > 0",
-        "roles that can get around privileges: {0}",
-        "what they do to records is found by pgseal verify; that they read, is not recorded",
-        "have as few of them as you can, and none that an application uses",
     ),
     _Check(
         "note",

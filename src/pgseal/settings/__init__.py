@@ -34,6 +34,7 @@ the signing key nor a source's password; no message, ``repr`` or ``str`` shows o
 """
 
 from pgseal.settings.edit import add_source, edit_tables, write_new
+from pgseal.settings.files import describe_os_error
 from pgseal.settings.load import DEFAULT_PATH, find_path, load
 from pgseal.settings.model import VAULT_TRAIL, Masking, Settings, Source, TablePolicy, Vault, WitnessAddress, is_pattern
 from pgseal.settings.secret import Dsn, Secret, describe_dsn, resolve_dsn
@@ -51,6 +52,7 @@ __all__ = [
     "WitnessAddress",
     "add_source",
     "describe_dsn",
+    "describe_os_error",
     "edit_tables",
     "find_path",
     "is_pattern",

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import psycopg
 from psycopg import sql
 
-from pgseal.core.record import format_relation
+from pgseal.core.record import format_relation, parse_relation
 from pgseal.errors import CaptureError, ConfigError
 from pgseal.postgres import Connection
 
@@ -201,6 +201,12 @@ _REFUSED_KINDS = {
     "c": "is a composite type, not a table",
     "t": "is a TOAST table",
 }
+
+
+def read_relation(connection: Connection, relation: str) -> Table:
+    """Read the table that records call ``relation``; raises as ``read_table``."""
+    schema, name = parse_relation(relation, source="a relation")
+    return read_table(connection, schema, name)
 
 
 def read_table(connection: Connection, schema: str, name: str) -> Table:

@@ -1,79 +1,48 @@
-"""Whether schema ``audit`` is still what pgseal made: its functions, tables, owners, privileges, and nothing besides.
+"""Whether schema ``audit`` is still what pgseal made (postgres/expected.py).
 
-What it should be is not written down a second time. The migrations, and the capture functions of the tracked tables,
-are run once more under another schema's name, in a transaction that is rolled back; then both schemas are described by
-the same query, and the descriptions compared.
+The migrations make it, and the capture functions of the tracked tables.
 """
 
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import LiteralString, cast
+from dataclasses import replace
 
-from pgseal.errors import ConfigError
-from pgseal.postgres import Connection, load_migrations, quote_name
+from pgseal.postgres import Connection, load_migrations
+from pgseal.postgres.expected import Difference, compare_schema
 from pgseal.trail.capture import TableRule, format_capture, generated_names
-from pgseal.trail.catalog import Table
+from pgseal.trail.catalog import Table, read_relation
+from pgseal.trail.registry import Made
 
 SCHEMA = "audit"
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One thing that was changed outside pgseal; ``missing`` is what should be there, ``extra`` what should not.
-
-    ``is_ours`` is false for what pgseal never made.
-    """
-
-    subject: str
-    missing: Sequence[str]
-    extra: Sequence[str]
-    is_ours: bool
-
-
 def read_differences(
-    connection: Connection, current: Sequence[tuple[Table, TableRule, str]], altered: Sequence[str], *, side: str
+    connection: Connection, made: Sequence[Made], altered: Sequence[str], *, side: str
 ) -> list[Difference]:
     """Compare schema ``audit`` with what this pgseal would install.
 
     Args:
         connection: autocommit connection of a role that may install the schema.
-        current: table, rule and layout of each tracked table that is what its capture was made for.
-        altered: the relations of the other tracked tables, whose functions cannot be made again and are not compared.
+        made: what the registry says was made.
+        altered: the relations of tracked tables that are not what their capture was made for: their functions cannot be
+            made again and are not compared.
         side: words for errors.
 
     Raises:
         ConfigError: the role may not create a schema.
     """
-    _check_may_create(connection, side)
-    scratch = f"pgseal_expected_{connection.info.backend_pid}"
-    with connection.transaction(force_rollback=True):
-        for statement in _expected_statements(current):
-            connection.execute(cast("LiteralString", re.sub(rf"\b{SCHEMA}\b", scratch, statement)))
-        expected, found = _describe(connection, scratch), _describe(connection, SCHEMA)
-    skipped = {name for relation in altered for name in generated_names(relation)}
-    nothing: frozenset[str] = frozenset()
-    differences = [
-        Difference(
-            subject,
-            sorted(expected.get(subject, nothing) - found.get(subject, nothing)),
-            sorted(found.get(subject, nothing) - expected.get(subject, nothing)),
-            subject in expected,
-        )
-        for subject in sorted(expected.keys() | found.keys())
-        if not any(name in subject for name in skipped)
+    current = [
+        (replace(read_relation(connection, one.relation), mode=one.mode), one.rule, one.layout)
+        for one in made
+        if one.relation not in altered
     ]
-    return [difference for difference in differences if difference.missing or difference.extra]
-
-
-def _check_may_create(connection: Connection, side: str) -> None:
-    row = connection.execute("SELECT has_database_privilege(current_database(), 'CREATE')").fetchone()
-    if row != (True,):
-        user, database = quote_name(connection.info.user), quote_name(connection.info.dbname)
-        raise ConfigError(
-            f"{side}: {user} may not make the schema that audit is compared with, and which is rolled back; "
-            f"as the database's owner: GRANT CREATE ON DATABASE {database} TO {user}"
-        )
+    skipped = {name for relation in altered for name in generated_names(relation)}
+    return compare_schema(
+        connection,
+        SCHEMA,
+        _expected_statements(current),
+        side=side,
+        is_skipped=lambda subject: any(name in subject for name in skipped),
+    )
 
 
 def _expected_statements(current: Sequence[tuple[Table, TableRule, str]]) -> Iterator[str]:
@@ -84,74 +53,3 @@ def _expected_statements(current: Sequence[tuple[Table, TableRule, str]]) -> Ite
         for statement in format_capture(table, rule, layout):
             yield statement.as_string()
     yield "RESET ROLE"
-
-
-def _describe(connection: Connection, schema: str) -> dict[str, frozenset[str]]:
-    rows = connection.execute(_DESCRIPTION, {"schema": schema}).fetchall()
-    found: dict[str, set[str]] = {}
-    for subject, fact in rows:
-        found.setdefault(subject.replace(schema, SCHEMA), set()).add(fact.replace(schema, SCHEMA))
-    return {subject: frozenset(facts) for subject, facts in found.items()}
-
-
-# One row for each fact. Partitions of the trail come and go: they are one subject together.
-_PRIVILEGE: LiteralString = "concat_ws(' ', 'privilege', coalesce(r.rolname, 'PUBLIC'), a.privilege_type"
-_DESCRIPTION: LiteralString = f"""
-WITH schema AS (SELECT oid, nspowner, nspacl FROM pg_namespace WHERE nspname = %(schema)s),
-relation AS (
-    SELECT c.*, CASE WHEN c.relispartition THEN 'a partition of ' || %(schema)s || '.record'
-        ELSE (CASE c.relkind WHEN 'v' THEN 'view ' WHEN 'S' THEN 'sequence ' WHEN 'c' THEN 'type ' ELSE 'table ' END)
-             || %(schema)s || '.' || c.relname END AS subject
-    FROM pg_class c JOIN schema ON c.relnamespace = schema.oid WHERE c.relkind IN ('r', 'p', 'v', 'S', 'c', 'm', 'f')
-)
-SELECT 'schema ' || %(schema)s, 'owner ' || pg_get_userbyid(nspowner) FROM schema
-UNION ALL
-SELECT 'schema ' || %(schema)s, {_PRIVILEGE})
-FROM schema CROSS JOIN aclexplode(coalesce(nspacl, acldefault('n', nspowner))) a
-LEFT JOIN pg_roles r ON r.oid = a.grantee
-UNION ALL
-SELECT f.subject, fact FROM (
-    SELECT 'function ' || p.oid::regprocedure AS subject, p.* FROM pg_proc p JOIN schema ON p.pronamespace = schema.oid
-) f CROSS JOIN LATERAL (
-    SELECT 'definition ' || pg_get_functiondef(f.oid)
-    UNION ALL SELECT 'owner ' || pg_get_userbyid(f.proowner)
-    UNION ALL SELECT {_PRIVILEGE})
-    FROM aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) a LEFT JOIN pg_roles r ON r.oid = a.grantee
-) AS facts(fact)
-UNION ALL
-SELECT c.subject, fact FROM relation c CROSS JOIN LATERAL (
-    SELECT 'owner ' || pg_get_userbyid(c.relowner)
-    UNION ALL
-    SELECT concat_ws(' ', 'security', c.relrowsecurity, c.relforcerowsecurity, 'persistence', c.relpersistence)
-    UNION ALL
-    SELECT {_PRIVILEGE})
-    FROM aclexplode(coalesce(c.relacl, acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", c.relowner))) a
-    LEFT JOIN pg_roles r ON r.oid = a.grantee WHERE c.relkind <> 'c'
-    UNION ALL
-    SELECT {_PRIVILEGE}, 'on column', t.attname)
-    FROM pg_attribute t CROSS JOIN aclexplode(t.attacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
-    WHERE t.attrelid = c.oid
-    UNION ALL
-    SELECT concat_ws(' ', 'column', t.attname, format_type(t.atttypid, t.atttypmod),
-                     CASE WHEN t.attnotnull THEN 'NOT NULL' END, pg_get_expr(d.adbin, d.adrelid))
-    FROM pg_attribute t LEFT JOIN pg_attrdef d ON d.adrelid = t.attrelid AND d.adnum = t.attnum
-    WHERE t.attrelid = c.oid AND t.attnum > 0 AND NOT t.attisdropped AND c.relkind <> 'S'
-    UNION ALL
-    SELECT concat_ws(' ', 'constraint', k.conname, pg_get_constraintdef(k.oid))
-    FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype <> 'n' AND NOT c.relispartition
-    UNION ALL
-    SELECT 'index ' || pg_get_indexdef(i.indexrelid) FROM pg_index i WHERE i.indrelid = c.oid AND NOT c.relispartition
-    UNION ALL
-    SELECT 'trigger ' || pg_get_triggerdef(t.oid) FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal
-    UNION ALL
-    SELECT 'rule ' || pg_get_ruledef(w.oid) FROM pg_rewrite w WHERE w.ev_class = c.oid
-    UNION ALL
-    SELECT 'policy ' || p.polname FROM pg_policy p WHERE p.polrelid = c.oid
-    UNION ALL
-    SELECT 'published in ' || p.pubname FROM pg_publication p JOIN pg_publication_rel l ON l.prpubid = p.oid
-    WHERE l.prrelid = c.oid
-    UNION ALL
-    SELECT concat_ws(' ', 'sequence', s.seqincrement, s.seqcache, s.seqcycle, s.seqmax)
-    FROM pg_sequence s WHERE s.seqrelid = c.oid
-) AS facts(fact)
-"""  # noqa: S608  only constants are put in

@@ -7,11 +7,12 @@ in between, nobody knows; tracking the table again records its rows as they are 
 A ``pg_upgrade`` writes the whole catalog anew and moves every mark.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pgseal.postgres import Connection
+from pgseal.postgres.expected import Difference
 
 Marks = Mapping[str, Any]
 
@@ -58,8 +59,11 @@ class TouchedObject:
     fault: str
 
 
-def read_touched_objects(connection: Connection) -> list[TouchedObject]:
-    """Return which shared functions, or the trail itself, were touched since they were installed or mended."""
+def read_touched_objects(connection: Connection, *, besides: Sequence[Difference] = ()) -> list[TouchedObject]:
+    """Return which shared functions, or the trail itself, were touched since they were installed or mended.
+
+    ``besides`` are differences that are known already, and say more.
+    """
     row = connection.execute("SELECT m.marks, audit.schema_marks() FROM audit.made m").fetchone()
     if row is None:
         return [TouchedObject("table audit.made", "has lost what was kept there")]
@@ -67,7 +71,7 @@ def read_touched_objects(connection: Connection) -> list[TouchedObject]:
     return [
         TouchedObject(subject, "was changed since it was made")
         for subject, mark in sorted(kept.items())
-        if now.get(subject, mark) != mark
+        if now.get(subject, mark) != mark and subject not in {one.subject for one in besides}
     ]
 
 

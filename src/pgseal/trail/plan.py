@@ -1,18 +1,15 @@
 """What differs between the policy and the database, and the steps that would mend it. Reads only."""
 
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from psycopg import sql
 
-from pgseal.core.record import parse_relation
 from pgseal.errors import CaptureError, ConfigError
-from pgseal.postgres import Connection, quote_name
+from pgseal.postgres import Connection
 from pgseal.trail.capture import CHOICES, TableRule
-from pgseal.trail.catalog import Table, list_candidates, read_table
+from pgseal.trail.catalog import Table, list_candidates, read_relation
 from pgseal.trail.health import (
     HAS_CHILDREN,
     Drift,
@@ -21,27 +18,14 @@ from pgseal.trail.health import (
     read_trigger_faults,
     read_untracked_children,
 )
-from pgseal.trail.integrity import Difference, read_differences
+from pgseal.trail.integrity import read_differences
 from pgseal.trail.marks import read_touched_objects
+from pgseal.trail.outside import Change, describe_difference, read_owner_members, read_role_changes, repair_difference
 from pgseal.trail.policy import Entry, Wish, expand
 from pgseal.trail.registry import Made, Registered, find_registered, list_made
 from pgseal.trail.repartition import find_gone, read_repartition
 from pgseal.trail.steps import Step, Track
 from pgseal.trail.track import check_owners, check_rule, plan_untrack
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One difference, in words. ``is_foreign``: it was made outside pgseal.
-
-    ``by_hand`` says what mends it where ``apply`` does not, as far as that is known.
-    """
-
-    sign: Literal["+", "-", "~"]
-    subject: str
-    text: str
-    is_foreign: bool = False
-    by_hand: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +56,9 @@ def read_plan(connection: Connection, entries: Mapping[str, Entry], *, side: str
     made = list_made(connection)
     drifts = {drift.relation: drift for drift in read_drift(connection)}
     changes, steps = _plan_tables(connection, wishes, tables, made, drifts, side)
-    current = [
-        (replace(_read_named(connection, one.relation), mode=one.mode), one.rule, one.layout)
-        for one in made
-        if one.relation not in drifts
-    ]
-    differences = read_differences(connection, current, list(drifts), side=side)
-    changes += [change for difference in differences for change in _describe(difference)]
-    changes += _read_role_changes(connection)
+    differences = read_differences(connection, made, list(drifts), side=side)
+    changes += [change for difference in differences for change in describe_difference(difference)]
+    changes += [*read_role_changes(connection), *read_owner_members(connection)]
     changes += [
         Change(
             "~",
@@ -91,10 +70,10 @@ def read_plan(connection: Connection, entries: Mapping[str, Entry], *, side: str
         for child in read_untracked_children(connection)
         if child.relation not in tables
     ]
-    repairs = [statement for difference in differences for statement in _repair(difference)]
-    if touched := [one for one in read_touched_objects(connection) if one.subject not in _subjects(differences)]:
+    repairs = [statement for difference in differences for statement in repair_difference(difference)]
+    if touched := read_touched_objects(connection, besides=differences):
         changes += [Change("~", one.subject, one.fault, is_foreign=True) for one in touched]
-        repairs.append(_trusted("SELECT audit.note_marks()"))
+        repairs.append(sql.SQL("SELECT audit.note_marks()").format())
     return Plan(changes, steps, repairs, skipped)
 
 
@@ -166,7 +145,7 @@ def _resolve(
     skipped: list[tuple[str, str]] = []
     for wish in wishes:
         try:
-            tables[wish.relation] = _read_named(connection, wish.relation)
+            tables[wish.relation] = read_relation(connection, wish.relation)
         except CaptureError as error:
             if wish.pattern is None:
                 raise
@@ -241,104 +220,3 @@ def _step(connection: Connection, table: Table, rule: TableRule, known: Register
         return Track(table, rule, former=None if known is None else known.relation)
     gone = find_gone(connection, known.relation)
     return Track(replace(table, mode=known.mode), rule, former=known.relation, gone=gone)
-
-
-def _read_named(connection: Connection, relation: str) -> Table:
-    schema, name = parse_relation(relation, source="a relation")
-    return read_table(connection, schema, name)
-
-
-# -- the schema -------------------------------------------------------------------------------------------------
-
-
-def _subjects(differences: Sequence[Difference]) -> set[str]:
-    return {difference.subject for difference in differences}
-
-
-def _describe(difference: Difference) -> Iterator[Change]:
-    subject = difference.subject
-    if not difference.is_ours:
-        kind, _, name = subject.partition(" ")
-        by_hand = (
-            f"if nobody needs it: DROP {kind.upper()} {name};"
-            if kind in {"function", "table", "view", "sequence", "type"}
-            else ""
-        )
-        yield Change("~", subject, "is not pgseal's", is_foreign=True, by_hand=by_hand)
-        return
-    lacks, has = (
-        [fact for fact in facts if not fact.startswith("definition ")]
-        for facts in (difference.missing, difference.extra)
-    )
-    if len(lacks) < len(difference.missing):
-        is_rewritten = len(has) < len(difference.extra)
-        yield Change("~", subject, "was rewritten" if is_rewritten else "is missing", is_foreign=True)
-        if not is_rewritten:
-            return
-    yield from (Change("~", subject, f"lacks {fact}", is_foreign=True) for fact in lacks)
-    for fact in has:
-        yield Change("~", subject, f"has {fact}", is_foreign=True, by_hand=_revoke_by_hand(subject, fact))
-
-
-def _revoke_by_hand(subject: str, fact: str) -> str:
-    found = _PRIVILEGE.fullmatch(fact)
-    if found is None or subject not in {"schema audit", "a partition of audit.record"}:
-        return ""
-    place = "SCHEMA audit" if subject == "schema audit" else "ALL TABLES IN SCHEMA audit"
-    return f"REVOKE {found[2]} ON {place} FROM {'PUBLIC' if found[1] == 'PUBLIC' else quote_name(found[1])};"
-
-
-def _repair(difference: Difference) -> Iterator[sql.Composed]:
-    """Write what mends a function, a privilege, or what would swallow records; the rest is for a person to decide."""
-    kind, _, name = difference.subject.partition(" ")
-    for fact in difference.missing:
-        if fact.startswith("definition "):
-            yield _trusted(fact.removeprefix("definition "))
-    if not difference.is_ours or kind not in {"function", "table", "view", "sequence"}:
-        return
-    words = {"function": "FUNCTION", "sequence": "SEQUENCE"}.get(kind, "TABLE")
-    for fact in difference.extra:
-        if found := _ATTACHED.match(fact):
-            yield _trusted(f"DROP {found[1].upper()} {found[2]} ON {name}")
-        elif found := _PRIVILEGE.fullmatch(fact):
-            yield _trusted(f"REVOKE {found[2]} ON {words} {name} FROM ") + _role(found[1])
-    for fact in difference.missing:
-        if found := _PRIVILEGE.fullmatch(fact):
-            yield _trusted(f"GRANT {found[2]} ON {words} {name} TO ") + _role(found[1])
-
-
-_PRIVILEGE = re.compile(r"privilege (?!pgseal_owner )(\S+) ([A-Z]+)")
-_ATTACHED = re.compile(r'(rule|trigger) CREATE (?:RULE|TRIGGER) ("(?:[^"]|"")+"|\S+) ')
-
-
-def _trusted(text: str) -> sql.Composed:
-    """Text that the catalog printed, quoted as it must be."""
-    return sql.Composed([sql.SQL(text)])  # pyright: ignore[reportArgumentType]
-
-
-def _role(name: str) -> sql.Composable:
-    return sql.SQL("PUBLIC") if name == "PUBLIC" else sql.Identifier(name)
-
-
-def _read_role_changes(connection: Connection) -> list[Change]:
-    rows = connection.execute(
-        """
-        SELECT r.rolname, a.word, format('ALTER ROLE %I %s;', r.rolname, a.mending)
-        FROM pg_roles r CROSS JOIN LATERAL (VALUES
-            (r.rolsuper, 'is a superuser', 'NOSUPERUSER'),
-            (r.rolbypassrls AND r.rolname <> 'pgseal_sealer', 'bypasses row security', 'NOBYPASSRLS'),
-            (r.rolcreaterole, 'may create roles', 'NOCREATEROLE'),
-            (r.rolcreatedb, 'may create databases', 'NOCREATEDB'),
-            (r.rolreplication, 'may replicate', 'NOREPLICATION'),
-            (r.rolcanlogin AND r.rolname <> 'pgseal_sealer', 'may log in', 'NOLOGIN')
-        ) AS a(has, word, mending)
-        WHERE r.rolname IN ('pgseal_owner', 'pgseal_sealer', 'pgseal_reader') AND a.has
-        UNION ALL
-        SELECT 'pgseal_owner', 'may be taken by ' || quote_ident(m.rolname),
-            format('REVOKE pgseal_owner FROM %I;', m.rolname)
-        FROM pg_auth_members a JOIN pg_roles r ON r.oid = a.roleid JOIN pg_roles m ON m.oid = a.member
-        WHERE r.rolname = 'pgseal_owner' AND NOT m.rolsuper AND m.rolname <> session_user
-        ORDER BY 1, 2
-        """
-    ).fetchall()
-    return [Change("~", f"role {name}", text, is_foreign=True, by_hand=by_hand) for name, text, by_hand in rows]

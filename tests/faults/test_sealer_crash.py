@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from tests.clusters import Cluster, temporary_database
 from tests.deployments import Deployment, deploy, query
@@ -265,6 +266,30 @@ def test_a_connection_lost_at_a_step_is_worth_another_attempt(victim, name, when
         fail_once(victim)
     victim.recover()
     victim.check()
+
+
+def test_a_source_lost_between_a_poll_and_its_rows_is_waited_for(databases, tmp_path):
+    """Asked which of the transactions that were open are over, the server is gone."""
+    deployment = make_deployment(*databases(), tmp_path)
+    insert = "INSERT INTO item (note) VALUES ('new')"
+    with psycopg.connect(deployment.source) as connection:
+        connection.execute(insert)
+        query(deployment.source, insert)
+        deployment.seal()  # its snapshot has the open one
+    query(deployment.source, insert)
+    read_chunk = PollFeed.read_chunk
+
+    def lose_and_read(self: PollFeed, *arguments: Any) -> Any:
+        terminate_sessions(deployment.source)
+        return read_chunk(self, *arguments)
+
+    with closing(Sealer.open(deployment.settings)) as sealer:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(PollFeed, "read_chunk", lose_and_read)
+            sealer.seal_once()
+        assert len(sealer.lost) == 1
+    deployment.seal()
+    deployment.check_sealed()
 
 
 def terminate_sessions(dsn: str) -> None:

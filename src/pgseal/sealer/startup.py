@@ -42,7 +42,8 @@ def check_vault_size(vault: VaultStore, signed_size: int) -> int:
     if count < signed_size:
         raise RollbackError(
             f"the vault holds {count} records, {signed_size} were sealed: it was restored to an earlier state, "
-            "or lost its newest rows; restore a newer copy before sealing goes on",
+            "or lost its newest rows; restore a newer copy before sealing goes on, and if there is none, see "
+            "docs/how-to/restore-and-recover.md",
             where="vault",
         )
     return count

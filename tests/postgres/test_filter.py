@@ -289,6 +289,35 @@ def test_an_altered_table_is_filtered_on_and_one_without_the_column_is_not(t: ps
     assert [drift.lost_filter for drift in read_drift(t)] == [WHERE]
 
 
+@pytest.mark.parametrize("type_name", ["mood", "temper"])
+@pytest.mark.parametrize("altered", [False, True], ids=["generated", "altered"])
+def test_a_label_that_is_renamed_or_swapped_loses_no_change(source: psycopg.Connection, type_name: str, altered: bool):
+    """A filter on an enum's label covers everything where the label is not what it was."""
+    run(source, "CREATE TYPE mood AS ENUM ('good', 'bad', 'so so')", "CREATE DOMAIN temper AS mood",
+        f"CREATE TABLE t (id int PRIMARY KEY, c {type_name})")  # fmt: skip
+    run(source, "INSERT INTO t VALUES (1, 'good'), (2, 'bad')")
+    with pytest.raises(ConfigError, match=r"'c' with 'god', which is none of its type's labels: \['good', 'bad'"):
+        follow(source, "c in ('good', 'god')")
+    follow(source, "c = 'good'")
+    if altered:
+        run(source, "ALTER TABLE t ADD later int")
+    run(source, "ALTER TYPE mood ADD VALUE 'worse'")
+    drifted = [(None,)] if altered else []
+    assert [(drift.lost_filter,) for drift in read_drift(source)] == drifted
+    with source.transaction(force_rollback=True):
+        run(source, "ALTER TYPE mood RENAME VALUE 'good' TO 'fine'")
+    run(source, "UPDATE t SET id = id + 10", "UPDATE t SET c = 'worse' WHERE id = 12")
+    assert changes(source) == [("UPDATE", 1)]
+    run(source, "ALTER TYPE mood RENAME VALUE 'good' TO 'fine'")
+    assert [drift.lost_filter for drift in read_drift(source)] == ["c = 'good'"]
+    run(source, "UPDATE t SET id = id + 10", "UPDATE t SET id = id + 10 WHERE id = 21")
+    assert sorted(changes(source)[1:]) == [("UPDATE", 11), ("UPDATE", 12), ("UPDATE", 21)]
+    run(source, "ALTER TYPE mood RENAME VALUE 'bad' TO 'good'")
+    assert [drift.lost_filter for drift in read_drift(source)] == ["c = 'good'"]
+    run(source, "UPDATE t SET id = id + 10 WHERE id = 31", "DELETE FROM t")
+    assert sorted(changes(source)[4:]) == [("DELETE", 22), ("DELETE", 41), ("UPDATE", 31)]
+
+
 def test_a_renewed_table_keeps_its_filter_under_new_names(t: psycopg.Connection):
     follow(t)
     run(t, 'ALTER TABLE t RENAME tenant TO "The Client"', "ALTER TABLE t ADD later int")

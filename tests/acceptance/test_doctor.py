@@ -44,7 +44,7 @@ def test_advice_and_its_commands(shell, deployment):
         for severity, what in (
             ("error", f"role {role} works with session_replication_role=replica"),
             ("warning", f"{role} may act as pgseal_owner"),
-            ("error", "trigger quiet of copied changes session_replication_role in apply workers"),
+            ("error", "trigger quiet of public.copied changes session_replication_role in apply workers"),
         ):
             assert (severity, what) in found
         (log,) = (advice["command"] for (_, what), advice in found.items() if "log_statement = mod" in what)
@@ -52,7 +52,9 @@ def test_advice_and_its_commands(shell, deployment):
         assert "ALTER SYSTEM SET log_min_error_statement = panic;" in log
         commands = [found[key]["command"] for key in found.keys() - before.keys()]
         for command in commands:
-            statement = command.removeprefix("if that is not meant: ").removeprefix("take it out of silence(), or ")
+            statement = command.removeprefix("if that is not meant: ").removeprefix(
+                "take it out of public.silence(), or "
+            )
             if statement.startswith(("ALTER ROLE", "REVOKE", "ALTER TABLE")):
                 execute(deployment.source, statement)
         execute(deployment.source, f"ALTER DATABASE {name} RESET log_statement")

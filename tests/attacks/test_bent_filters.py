@@ -74,6 +74,7 @@ def test_a_filter_runs_no_user_code_and_covers_what_it_says(source, log_in, mode
     ]  # fmt: skip
 
 
+@pytest.mark.servers(18)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("mode", MODES)
 def test_what_a_filter_covers_does_not_depend_on_the_session(source, log_in, mode, form):

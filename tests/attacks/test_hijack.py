@@ -12,6 +12,8 @@ from psycopg.conninfo import make_conninfo
 from tests.attacks.attack import Attack
 from tests.attacks.conftest import MODES, changes, follow, make_table, run
 
+#: The oldest and the newest at hand: the suite is long.
+pytestmark = pytest.mark.servers(15, 18)
 STAGED = (
     Attack(
         10,

@@ -19,6 +19,9 @@ from pgseal.trail.health import read_drift
 from pgseal.trail.registry import list_tracked
 from pgseal.trail.track import track
 
+#: The oldest and the newest at hand: the suite is long.
+pytestmark = pytest.mark.servers(15, 18)
+
 COLUMNS = "id int PRIMARY KEY, tenant text, total numeric, v text"
 KINDS = {
     "statement": [f"CREATE TABLE t ({COLUMNS})"],

@@ -166,8 +166,8 @@ def format_stored(found: Filter, columns: Sequence[Column]) -> dict[str, Any]:
     """Return a filter as the registry keeps it, for tables that are altered (``audit.format_filter``).
 
     ``test`` is a condition on a row ``tested``, whose columns are called by number; it reads their printed values,
-    because a cast would be looked for even where the type is another by now. ``columns`` are these with their types, and
-    the labels of enums that they are compared with.
+    because a cast would be looked for even where the type is another by now. ``columns`` are these with their types,
+    and the labels of enums that they are compared with.
     """
     tested = [column for column in columns if column.name in list_columns(found)]
     test = _or_lost(_write(found, columns, _reference_by_number), found, columns)

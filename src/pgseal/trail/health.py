@@ -160,8 +160,8 @@ class Drift:
 
     ``is_anew``: it was dropped, and there is another one of its name.
 
-    ``lost_filter`` is its filter, if a column that it tests is gone or has another type, or an enum's label that it tests
-    for is not what it was: all rows are recorded.
+    ``lost_filter`` is its filter, if a column that it tests is gone or has another type, or a label of an enum that it
+    tests for is not what it was: all rows are recorded.
     """
 
     relation: str

@@ -1,7 +1,5 @@
 """Row filters: what they cover is recorded and replays exactly, what they do not is left out, whoever and however."""
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -10,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.clusters import Cluster
 from tests.replay import ReplayedTable, parse_json
+from tests.replication import replicating, subscribe, wait_for
 
 from pgseal.errors import ConfigError
-from pgseal.postgres import connect, install_schema
 from pgseal.trail.capture import TableRule
 from pgseal.trail.filter import format_filter, parse_filter
 from pgseal.trail.health import read_drift
@@ -438,32 +436,14 @@ def test_the_record_of_tracking_says_what_is_not_covered(t: psycopg.Connection):
 
 @pytest.mark.slow
 def test_a_logical_replication_worker(new_cluster: Any, any_cluster: Cluster, mode: str):
-    publisher: Cluster = new_cluster(any_cluster.major, {"wal_level": "logical"}, label="publisher")
-    subscriber: Cluster = new_cluster(any_cluster.major, label="subscriber")
-    dsn = subscriber.create_database("copy")
-    publisher.create_database("original")
-    with connect(dsn, side="source") as installer:
-        install_schema(installer, "audit", "pgseal.trail", side="source")
-    with (
-        psycopg.connect(publisher.dsn("original"), autocommit=True) as original,
-        psycopg.connect(dsn, autocommit=True) as copy,
-    ):
-        run(original, f"CREATE TABLE t ({COLUMNS})", "CREATE PUBLICATION p FOR TABLE t")
+    with replicating(new_cluster, any_cluster.major) as (original, copy):
+        run(original, f"CREATE TABLE t ({COLUMNS})")
         run(copy, *KINDS[mode])
         follow(copy)
-        run(copy, f"CREATE SUBSCRIPTION s CONNECTION '{publisher.dsn('original')}' PUBLICATION p")
-        wait_for(lambda: query(copy, "SELECT srsubstate FROM pg_subscription_rel") == [("r",)])
+        subscribe(original, copy)
         run(original, "INSERT INTO t VALUES (1, 'a', 1, 'x'), (2, 'b', 2, 'x'), (3, 'b', 3, 'x')")
         run(original, "UPDATE t SET tenant = 'b' WHERE id = 1", "UPDATE t SET v = 'y'")
         run(original, "UPDATE t SET tenant = 'a' WHERE id = 2", "DELETE FROM t WHERE id > 1")
         wait_for(lambda: copy.execute("SELECT count(*) FROM t").fetchone() == (1,))
         assert changes(copy) == [("INSERT", 1), ("UPDATE", 1), ("UPDATE", 2), ("DELETE", 2)]
         check_replay(copy)
-        run(copy, "DROP SUBSCRIPTION s")
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

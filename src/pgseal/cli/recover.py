@@ -105,7 +105,7 @@ def _examine_only(settings: "Settings", trails: Sequence[str] | None, said: "Sai
     from pgseal.ledger.store import DirectoryStore
     from pgseal.postgres import connect
     from pgseal.sealer.recover import find_signs
-    from pgseal.sealer.retention import read_sealed_size
+    from pgseal.sealer.acts import read_sealed_size
     from pgseal.sealer.trails import SEALER_ROLE
     from pgseal.vault.store import VaultStore
 
@@ -123,7 +123,7 @@ def _recover(
     from pgseal.cli.output import say
     from pgseal.postgres import connect
     from pgseal.sealer.recover import find_signs, record
-    from pgseal.sealer.retention import read_sealed_size
+    from pgseal.sealer.acts import read_sealed_size
     from pgseal.sealer.seal import Sealer
     from pgseal.sealer.trails import SEALER_ROLE
     from pgseal.vault.store import VaultStore

@@ -8,10 +8,12 @@
 - what the vault holds beyond the signed size (a crash came between): gapless, and equal to the trails' rows
 """
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from itertools import islice
 
+from pgseal.core.erasure import Erased
 from pgseal.core.leaf import LeafBuilder
 from pgseal.core.ranges import LeafRanges
 from pgseal.errors import (
@@ -21,15 +23,16 @@ from pgseal.errors import (
     FormatError,
     MissingRecordError,
     RollbackError,
+    UnauthorizedErasureError,
 )
 from pgseal.ledger.reader import LedgerReader
-from pgseal.sealer.explained import read_recoveries, read_retained
+from pgseal.sealer.explained import read_erased, read_recoveries, read_retained
 from pgseal.sealer.incarnation import check_incarnation, find_lost
 from pgseal.sealer.trails import LostTrail, OpenTrail
 from pgseal.trail.feed import FeedState, PollFeed
 from pgseal.trail.floors import check_floors
 from pgseal.trail.rows import HeadCache
-from pgseal.vault.rows import VaultRow, parse_row
+from pgseal.vault.rows import VaultRow, is_same_content, parse_row
 from pgseal.vault.store import VaultStore
 
 _LAST_ROWS = 32
@@ -58,8 +61,25 @@ def check_last_rows(vault: VaultStore, ledger: LedgerReader, trail: OpenTrail, s
     recoveries = read_recoveries(vault, ledger, signed_size, trail.name)
     check_incarnation(vault, trail.state, recoveries)
     leaves = LeafBuilder()
-    rows = [_parse(line, leaves) for line in _read_last_lines(vault, trail.state, signed_size, find_lost(recoveries))]
+    erased: Erased | None = None
+
+    def may_be_gone(row: VaultRow, part: str) -> bool:
+        nonlocal erased
+        if erased is None:
+            erased = read_erased(vault, ledger, signed_size)
+        return erased.allows(row.leaf_index, part)
+
+    rows = [
+        _parse(line, leaves, lambda index: ledger.leaf(index, signed_size))
+        for line in _read_last_lines(vault, trail.state, signed_size, find_lost(recoveries))
+    ]
     for row in rows:
+        if not all(may_be_gone(row, part) for part in row.gone):
+            raise UnauthorizedErasureError(
+                f"record {row.trail}/{row.id}: {' and '.join(row.gone)} gone from the vault, and no sealed ERASE allows "
+                "it; pgseal verify, nothing was sealed",
+                where="vault", trail=row.trail, record_id=row.id, leaf_index=row.leaf_index,
+            )  # fmt: skip
         # The first batch of an incarnation comes by the rows of those before it once more.
         is_read_again = trail.state.begins_incarnation and row.incarnation < trail.state.incarnation
         if not is_read_again and not trail.state.has_handed_on(row.id, row.xid):
@@ -80,7 +100,7 @@ def check_last_rows(vault: VaultStore, ledger: LedgerReader, trail: OpenTrail, s
                 retained = read_retained(vault, ledger, signed_size, trail.name)
             if row.leaf_index in retained:
                 continue  # nothing was written for longer than rows are kept
-        if content != row.content:
+        if content is None or not is_same_content(content, row.content, partial(may_be_gone, row)):
             what = "gone" if content is None else "changed"
             raise RollbackError(
                 f"record {row.trail}/{row.id}, sealed as leaf {row.leaf_index}, is {what} in the trail: "
@@ -193,9 +213,9 @@ def _with_trail(feed: PollFeed, rows: Iterable[VaultRow]) -> Iterator[tuple[Vaul
         yield row, row.content if row.content in contents else next(iter(contents), None)
 
 
-def _parse(line: bytes, leaves: LeafBuilder) -> VaultRow:
+def _parse(line: bytes, leaves: LeafBuilder, read_entry: Callable[[int], bytes] | None = None) -> VaultRow:
     try:
-        return parse_row(line, leaves)
+        return parse_row(line, leaves, read_entry)
     except FormatError as error:
         index = line.split(b"\t", 1)[0].decode()
         raise AlteredRecordError(

@@ -134,6 +134,7 @@ def _resolve_values(
             f"{locate(('key',))}: expected file:PATH or env:NAME, got something else (not shown, it may be secret)"
         )
     convert(document.get("vault"), ("vault",), "dsn", Dsn)
+    convert(document.get("vault"), ("vault",), "admin_dsn", Dsn)
     sources = document.get("source")
     for number, source in enumerate(cast("list[Any]", sources) if isinstance(sources, list) else ()):
         convert(source, ("source", number), "dsn", Dsn)

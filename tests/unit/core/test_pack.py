@@ -16,7 +16,7 @@ from pgseal.core.pack import (
     parse_range_proof,
 )
 from pgseal.core.pack_bounds import Heartbeat
-from pgseal.core.pack_erasure import parse_erase
+from pgseal.core.erasure import parse_erase
 from pgseal.core.pack_filter import Filter
 from pgseal.core.record import format_envelope
 from pgseal.errors import FormatError

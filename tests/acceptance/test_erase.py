@@ -1,30 +1,139 @@
 """`pgseal erase`: what is recorded about a data subject is gone from trail and vault, and everything still verifies."""
 
+import json
+from pathlib import Path
+
+import psycopg
 import pytest
 from tests.deployments import Deployment, deploy, query
 
-pytestmark = pytest.mark.servers(15, 18)
-WHY = ("--reason", "request 2026-17", "--approved-by", "j.doe", "--yes")
+WHY = ("--reason", "request 2026-17", "--approved-by", "j.doe")
+#: What no file may hold once it is erased.
+SECRET = "Zebediah"
 
 
 @pytest.fixture
-def deployment(any_database, vault_database, tmp_path) -> Deployment:
+def deployment(any_database: str, vault_database: str, tmp_path) -> Deployment:
     query(any_database, "CREATE TABLE patients (id int PRIMARY KEY, name text)")
+    query(any_database, "CREATE TABLE visits (id int PRIMARY KEY, patient_id int, note text)")
     deployment = deploy(any_database, vault_database, tmp_path)
-    deployment.track("patients")
-    query(any_database, "INSERT INTO patients SELECT i, 'patient number ' || i FROM generate_series(1, 20) AS i")
-    query(any_database, "UPDATE patients SET name = 'Rosalind Zebediah' WHERE id = 7")
+    query(any_database, "INSERT INTO patients VALUES (7, 'Zebediah before')")
+    deployment.track("patients", "visits")
+    query(any_database, "INSERT INTO patients SELECT i, 'patient ' || i FROM generate_series(20, 40) AS i")
+    query(
+        any_database,
+        "SELECT audit.set_context('{\"actor\": \"Zebediah\"}'); UPDATE patients SET name = 'Zebediah R.' WHERE id = 7",
+    )
     query(any_database, "UPDATE patients SET id = 107 WHERE id = 7")
-    query(any_database, "SELECT audit.record_event('PATIENT_VIEWED', '{\"resource\": \"patients/107\", \"note\": \"Zebediah\"}')")
+    query(any_database, "INSERT INTO visits VALUES (107, 107, 'of Zebediah'), (21, 21, 'of another')")
+    for dsn, data in (
+        (any_database, '{"resource": "patients/107", "note": "Zebediah"}'),
+        (any_database, '{"targets": [{"type": "patient", "id": 7}, {"type": "patient", "id": 20}]}'),
+        (vault_database, '{"metadata": {"deep": [{"patient_id": "107", "note": "Zebediah"}]}}'),
+        (any_database, '{"resource": "invoices/107", "amount": 107}'),
+    ):
+        query(dsn, "SELECT audit.record_event('VIEWED', %s::jsonb)", data)
     deployment.seal()
     return deployment
 
 
-def test_x(deployment):
+def leaves_with(deployment: Deployment, text: str) -> list[int]:
+    return [
+        row[0]
+        for row in query(deployment.vault, "SELECT leaf_index FROM vault.record AS r WHERE concat(actor, data) LIKE %s "
+                         "ORDER BY 1", f"%{text}%")
+    ]  # fmt: skip
+
+
+def blank_leaves(deployment: Deployment) -> list[int]:
+    """Leaves without content, in the vault; both parts and both salts are gone."""
+    return [
+        row[0]
+        for row in query(
+            deployment.vault,
+            "SELECT leaf_index FROM vault.record WHERE num_nulls(actor, actor_salt, data, data_salt) = 4 ORDER BY 1",
+        )
+    ]
+
+
+def count_rows(dsn: str, text: str) -> int:
+    return query(dsn, "SELECT count(*) FROM audit.record AS r WHERE r::text LIKE %s", f"%{text}%")[0][0]
+
+
+def files_with(dsn: str, text: str, schema: str) -> list[str]:
+    """Files of a schema's tables, their TOAST tables and indexes, and of the statistics, that have a text in them."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("CHECKPOINT")
+        rows = connection.execute(
+            "WITH t AS (SELECT oid FROM pg_class WHERE relnamespace = %s::regnamespace OR relname = 'pg_statistic'), "
+            "o AS (SELECT oid FROM t UNION SELECT reltoastrelid FROM pg_class JOIN t USING (oid)) "
+            "SELECT c.oid::regclass::text, current_setting('data_directory') || '/' || pg_relation_filepath(c.oid) "
+            "FROM pg_class AS c WHERE c.oid IN (SELECT oid FROM o) "
+            "OR c.oid IN (SELECT indexrelid FROM pg_index JOIN o ON indrelid = o.oid)",
+            [schema],
+        ).fetchall()
+    return [name for name, path in rows if path and text.encode() in Path(path).read_bytes()]
+
+
+@pytest.mark.servers(15, 16, 18)
+def test_what_is_about_a_subject_is_gone_and_all_verifies(deployment: Deployment, tmp_path):
+    before = leaves_with(deployment, SECRET)
+    visit = leaves_with(deployment, "of Zebediah")
+    root = deployment.checkpoint().root
+
+    # Looking at it changes nothing.
+    looked = deployment.call("erase", "--table", "patients", "--key", "7", "--dry-run")
+    assert (deployment.checkpoint().root, leaves_with(deployment, SECRET)) == (root, before)
+    assert looked["dry_run"]
+    counts = {(one["trail"], one["relation"], one["action"]): one["records"] for one in looked["records"]}
+    assert counts == {
+        ("clinic", "public.patients", "SNAPSHOT"): 1,
+        ("clinic", "public.patients", "UPDATE"): 2,
+        ("clinic", None, "VIEWED"): 2,
+        ("vault", None, "VIEWED"): 1,
+    }
+    assert len(looked["mentioned"]) == 1  # the invoice with that number
+    deployment.call("erase", "--table", "patients", "--key", "7", *WHY, expect=2)  # nobody is there to ask
+
+    done = deployment.run("erase", "--table", "patients", "--key", "107", *WHY, "--yes")
+    print(files_with(deployment.source, SECRET, "audit"), files_with(deployment.vault, SECRET, "vault"))
+    assert done["ok"]
+    assert done["destroyed"] == {"trails": {"clinic": 5, "vault": 1}, "vault": 6}
+    assert done["not_vacuumed"] == {}
+    assert done["unreachable"]
     deployment.check_verified()
-    document = deployment.call("erase", "--table", "patients", "--key", "107", *WHY)
-    print(document)
-    deployment.check_verified()
+    assert deployment.call("verify")["erased"] == 6
+    blanked = blank_leaves(deployment)
+    assert len(blanked) == 6
     deployment.seal()
-    assert query(deployment.source, "SELECT * FROM audit.record WHERE record::text LIKE '%Zebediah%'") == []
-    assert query(deployment.vault, "SELECT * FROM vault.record WHERE record::text LIKE '%Zebediah%'") == []
+
+    # Gone from both sides, but for the row of another table that nobody named.
+    assert leaves_with(deployment, SECRET) == visit
+    assert (count_rows(deployment.source, SECRET), count_rows(deployment.vault, SECRET)) == (1, 0)
+    assert [one["index"] for one in deployment.call("search", "--text", SECRET)["records"]] == visit
+    assert deployment.call("history", "patients", "107") == []
+    again = deployment.call("erase", "--table", "visits", "--key", "107", *WHY, "--yes", "--rewrite")
+    assert again["destroyed"]["trails"] == {"clinic": 1}
+    assert [files_with(deployment.source, SECRET, "audit"), files_with(deployment.vault, SECRET, "audit"),
+            files_with(deployment.vault, SECRET, "vault")] == [[], [], []]  # fmt: skip
+    deployment.check_verified()
+
+    # The record says what may be gone, who approved it, and nothing of the subject.
+    (index,) = done["erase"]
+    (row,) = query(
+        deployment.vault, "SELECT trail, source, action, data, actor FROM vault.record WHERE leaf_index = %s", index
+    )
+    assert row[:3] == ("vault", "system", "ERASE")
+    data = json.loads(row[3])
+    assert data.keys() == {"leaves", "parts", "reason"}
+    assert sorted(data["parts"]) == ["actor", "data"]
+    assert [leaf for begin, end in data["leaves"] for leaf in range(begin, end)] == blanked
+    assert json.loads(row[4])["claimed"] == {"approved_by": "j.doe"}
+
+    # A pack refers to it, and an auditor is content.
+    pack = tmp_path / "evidence.zip"
+    made = deployment.call("pack", "--table", "public.patients", "-o", str(pack))
+    assert made["erased"] == 6
+    vkey = deployment.call("key", "show")["vkey"]
+    checked = deployment.call("verify", str(pack), "--vkey", vkey, "--table", "public.patients")
+    assert (checked["ok"], checked["erased"]) == (True, 6)

@@ -1,21 +1,19 @@
 """``pgseal erase``: destroy what trail and vault hold about a data subject; leaves and proofs stay.
 
-    find          by table and key, actor, or record; a legal hold stops it
-    ERASE record  sealed first
-    destroy       in the trails, then in the vault; once more, if records of the subject arrived meanwhile
-    vacuum        what that leaves behind
+The subject's records are found by table and key, actor, or one by one; a legal hold stops it. Then, once more if
+records of the subject arrived meanwhile, ``pgseal.sealer.erasure`` takes its steps.
 """
 
 import sys
 import time
-from collections import Counter, defaultdict
-from collections.abc import Generator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pgseal.cli.erasing import Kind, Order, Outcome, print_outcome, show_counts, show_end, show_notes, show_returned
 from pgseal.cli.failures import FOUND
 from pgseal.cli.invocation import load_settings
 from pgseal.cli.options import AsJson, parse_record_name
@@ -24,9 +22,7 @@ from pgseal.errors import ConfigError, ConflictError
 if TYPE_CHECKING:
     from pgseal.core.hold import Hold
     from pgseal.postgres import Connection
-    from pgseal.sealer.erasure import Destroyed
     from pgseal.settings import Settings
-    from pgseal.vault.store import VaultStore
     from pgseal.vault.subject import Subject, Target, Wanted
     from pgseal.verifier import Report
 
@@ -34,7 +30,6 @@ EXAMPLE = "pgseal erase --table public.patients --key 42 --reason 'request 2026-
 
 _MAX_ROUNDS = 5
 _LOCK_SECONDS = 60.0
-_SHOWN_MENTIONED = 20
 _DISTINCTIVE = 4
 
 
@@ -42,10 +37,12 @@ def erase(
     context: typer.Context,
     *,
     tables: Annotated[
-        list[str] | None, typer.Option("--table", metavar="TABLE", help="Table of the subject's row; with --key, also several.")
+        list[str] | None,
+        typer.Option("--table", metavar="TABLE", help="Table of the subject's row; several, each with its --key."),
     ] = None,
     keys: Annotated[
-        list[str] | None, typer.Option("--key", metavar="KEY", help="Its key: a value, or a JSON object. One for each --table, or all of one.")
+        list[str] | None,
+        typer.Option("--key", metavar="KEY", help="Its key, a value or a JSON object; several of one --table, too."),
     ] = None,
     actors: Annotated[
         list[str] | None, typer.Option("--actor", metavar="ACTOR", help="Who acted: erases who, not what was done.")
@@ -53,8 +50,12 @@ def erase(
     records: Annotated[
         list[str] | None, typer.Option("--record", metavar="[TRAIL/]ID", help="A single record, too.")
     ] = None,
-    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; sealed, and never erased: name nobody.")] = None,
-    approved_by: Annotated[str | None, typer.Option(metavar="WHO", help="Who decided it; sealed, and never erased.")] = None,
+    reason: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Why; sealed, and never erased: name nobody.")
+    ] = None,
+    approved_by: Annotated[
+        str | None, typer.Option(metavar="WHO", help="Who decided it; sealed, and never erased.")
+    ] = None,
     keep_actors: Annotated[
         bool, typer.Option("--keep-actors", help="Of records about a row, keep who made the change.")
     ] = False,
@@ -62,7 +63,7 @@ def erase(
         bool, typer.Option("--again", help="Erase what sealed ERASE records speak of and a backup brought back.")
     ] = False,
     rewrite: Annotated[
-        bool, typer.Option("--rewrite", help="Write the tables anew, which locks them: freed space is overwritten, too.")
+        bool, typer.Option("--rewrite", help="Write the tables anew, which locks them: nothing stays in freed space.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be erased; change nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
@@ -89,52 +90,10 @@ def erase(
         outcome = eraser.run()
     is_clean = not outcome.held and not outcome.obstacles
     if as_json:
-        _print(outcome, order, is_clean=is_clean)
+        print_outcome(outcome, order, is_clean=is_clean)
     else:
-        _show_end(outcome, order)
+        show_end(outcome, order)
     return 0 if is_clean else FOUND
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What was asked for."""
-
-    wanted: "Wanted"
-    reason: str
-    approved_by: str
-    again: bool
-    rewrite: bool
-    dry_run: bool
-
-
-@dataclass
-class _Outcome:
-    """What was erased, or would be. ``counts`` by trail, table, source, action and parts."""
-
-    counts: "Counter[tuple[str, str | None, str, str, tuple[str, ...]]]" = field(default_factory=Counter)
-    records: list[int] = field(default_factory=list[int])
-    trail_rows: "Counter[str]" = field(default_factory=Counter)
-    vault_rows: int = 0
-    acts: int = 0
-    mentioned: list[str] = field(default_factory=list[str])
-    held: list[str] = field(default_factory=list[str])
-    left_out: set[str] = field(default_factory=set[str])
-    dead: Mapping[str, int] = field(default_factory=dict[str, int])
-    is_unfinished: bool = False
-    report: "Report | None" = None
-
-    @property
-    def obstacles(self) -> bool:
-        """Whether something was found that keeps evidence from being destroyed."""
-        from pgseal.cli.retain import has_obstacles
-
-        return self.report is not None and has_obstacles(self.report, but_for=("erased_content",))
-
-    def add(self, found: "Destroyed") -> None:
-        """Count what was destroyed."""
-        self.trail_rows.update(found.trails)
-        self.vault_rows += found.vault
-        self.left_out |= found.left_out
 
 
 class _Eraser:
@@ -150,15 +109,15 @@ class _Eraser:
         self._order = order
         self._yes = yes
         self._quiet = quiet
-        self._vault: VaultStore = VaultStore(connect(settings.vault.dsn.reveal(), side="vault", role=SEALER_ROLE))
+        self._vault = VaultStore(connect(settings.vault.dsn.reveal(), side="vault", role=SEALER_ROLE))
         self._eraser = Eraser(settings, self._vault)
-        self._outcome = _Outcome()
+        self._outcome = Outcome()
 
     def close(self) -> None:
         self._eraser.close()
         self._vault.connection.close()
 
-    def run(self) -> _Outcome:
+    def run(self) -> Outcome:
         """Find, ask, seal, destroy; raises whatever keeps it from going on."""
         from pgseal.sealer.acts import seal_all
         from pgseal.sealer.holds import alone_with_holds
@@ -200,8 +159,8 @@ class _Eraser:
                 {target.record.trail for target in subject.targets.values()} & self._eraser.known_trails
             )
             if not self._quiet:
-                _show_counts(outcome, "will be erased")
-                _show_notes(outcome)
+                show_counts(outcome, "will be erased")
+                show_notes(outcome)
             self._ask("Destroy this for ever?")
             with self._alone():
                 for _ in range(_MAX_ROUNDS):
@@ -225,7 +184,7 @@ class _Eraser:
         for target in subject.targets.values():
             record = target.record
             parts = tuple(sorted(target.parts))
-            outcome.counts[record.trail, record.relation, record.source, record.action, parts] += 1
+            outcome.counts[Kind(record.trail, record.relation, record.source, record.action, parts)] += 1
             outcome.held += [hold.name for hold in holds if _is_held(hold, target) and hold.name not in outcome.held]
         outcome.acts = subject.acts
         outcome.mentioned = [f"{one.trail}/{one.id}" for one in subject.mentioned]
@@ -258,7 +217,7 @@ class _Eraser:
         if found.vault or found.trails:
             if not self._quiet:
                 self._show_records()
-                _show_returned(found.trails, found.vault, "will be erased again")
+                show_returned(found.trails, found.vault, "will be erased again")
             self._ask("Destroy this again?")
             with self._alone():
                 outcome.add(self._eraser.destroy_again())
@@ -331,7 +290,7 @@ def _pair(tables: Sequence[str], keys: Sequence[str]) -> list[tuple[str, str]]:
         return [(tables[0], key) for key in keys]
     if len(tables) != len(keys):
         raise ConfigError(
-            f"every --table needs its --key, in the same order: got {len(tables)} of the one and {len(keys)} of the other"
+            f"every --table needs its --key, in the same order: got {len(tables)} and {len(keys)} of them"
         )
     return list(zip(tables, keys, strict=True))
 
@@ -354,104 +313,3 @@ def _check_order(order: Order) -> None:
     for value in (*(key for _, key in wanted.rows), *wanted.actors):
         if (len(value) >= _DISTINCTIVE or not value.isdigit()) and has_word(order.reason, value):
             raise ConfigError("--reason names the subject, and is never erased: name a request or a case instead")
-
-
-def _print(outcome: _Outcome, order: Order, *, is_clean: bool) -> None:
-    from pgseal.cli.output import print_json
-    from pgseal.sealer.erasure import UNREACHABLE
-
-    print_json({
-        "ok": is_clean,
-        "dry_run": order.dry_run,
-        "records": [
-            {"trail": trail, "relation": relation, "source": source, "action": action, "parts": list(parts), "count": count}
-            for (trail, relation, source, action, parts), count in sorted(outcome.counts.items(), key=str)
-        ],
-        "erase": outcome.records,
-        "destroyed": {"trails": dict(outcome.trail_rows), "vault": outcome.vault_rows},
-        "held_by": outcome.held,
-        "acts_kept": outcome.acts,
-        "mentioned": outcome.mentioned,
-        "unfinished": outcome.is_unfinished,
-        "not_vacuumed": dict(outcome.dead),
-        "left_out": sorted(outcome.left_out),
-        "unreachable": list(UNREACHABLE),
-        "findings": [asdict(finding) for finding in outcome.report.findings] if outcome.obstacles and outcome.report else [],
-    })  # fmt: skip
-
-
-def _show_end(outcome: _Outcome, order: Order) -> None:
-    from pgseal.cli.output import format_count, printable, say
-    from pgseal.cli.verify import show_findings
-
-    if outcome.obstacles and outcome.report is not None:
-        say("nothing is erased while there are findings:")
-        show_findings(outcome.report)
-        return
-    if outcome.held:
-        names = ", ".join(map(printable, outcome.held))
-        say(("✗ ", "red"), f"kept by legal hold {names}: nothing was erased.  pgseal hold list")
-        return
-    if order.dry_run:
-        if order.again:
-            _show_returned(outcome.trail_rows, outcome.vault_rows, "would be erased again")
-        else:
-            _show_counts(outcome, "would be erased")
-            _show_notes(outcome)
-    elif not (outcome.trail_rows.total() or outcome.vault_rows):
-        say("nothing to erase" if not order.again else "nothing came back: all that was erased is gone")
-    else:
-        _show_returned(outcome.trail_rows, outcome.vault_rows, "erased", mark="✓ ")
-        for index in outcome.records:
-            say(f"  sealed before as the ERASE record of leaf {index:,}")
-    for name in sorted(outcome.left_out):
-        say(("! ", "yellow"), f"trail {printable(name)} is not in the configuration: what it holds is still there")
-    if outcome.is_unfinished:
-        say(("! ", "yellow"), "records of the subject are still being made: run it again")
-    for side, count in outcome.dead.items():
-        say(
-            ("! ", "yellow"),
-            f"{side}: {format_count(count, 'old row version')} cannot be removed while an older transaction is open:  "
-            "pgseal erase --again, once it has ended",
-        )
-    _show_unreachable()
-
-
-def _show_counts(outcome: _Outcome, what: str) -> None:
-    from pgseal.cli.output import format_count, printable, say
-
-    if not outcome.counts:
-        say("no record is about that")
-        return
-    total = outcome.counts.total()
-    say(f"{format_count(total, 'record')} {what}:")
-    for (trail, relation, source, action, parts), count in sorted(outcome.counts.items(), key=str):
-        place = f"{printable(trail)}  {printable(relation or source)}  {printable(action)}"
-        say(f"  {count:>7,}  {place}  {' and '.join(parts)}")
-
-
-def _show_notes(outcome: _Outcome) -> None:
-    from pgseal.cli.output import format_count, printable, say
-
-    if outcome.acts:
-        say(("! ", "yellow"), f"{format_count(outcome.acts, 'record')} of pgseal's own acts name that actor, and stay")
-    if outcome.mentioned:
-        names = ", ".join(printable(name) for name in outcome.mentioned[:_SHOWN_MENTIONED])
-        more = f" and {len(outcome.mentioned) - _SHOWN_MENTIONED:,} more" if len(outcome.mentioned) > _SHOWN_MENTIONED else ""
-        say(("! ", "yellow"), f"these have the key's value somewhere, and stay unless named with --record: {names}{more}")
-
-
-def _show_returned(trails: Mapping[str, int], vault: int, what: str, mark: str = "") -> None:
-    from pgseal.cli.output import format_count, printable, say
-
-    where = [f"{format_count(count, 'row')} of trail {printable(name)}" for name, count in sorted(trails.items())]
-    say((mark, "green"), f"{', '.join([*where, f'{vault:,} of the vault'])} {what}")
-
-
-def _show_unreachable() -> None:
-    from pgseal.cli.output import say
-    from pgseal.sealer.erasure import UNREACHABLE
-
-    say("out of reach, and yours to see to:")
-    for what in UNREACHABLE:
-        say(f"  {what}")

@@ -1,9 +1,9 @@
 """ERASE records (FORMATS.md section 5): which parts of which sealed records were destroyed on purpose.
 
 A record's data is ``{"leaves":[[begin,end]…],"parts":["actor"|"data"…],"reason":…}``; every leaf of the ranges is
-meant. It counts only in the vault's own trail, from source ``system``, and only for leaves before its own: it is sealed before
-text and salt are destroyed. It allows nothing for records of pgseal's own acts (source ``system``), which explain the
-others.
+meant. It counts only in the vault's own trail, from source ``system``, and only for leaves before its own: it is sealed
+before text and salt are destroyed. It allows nothing for records of pgseal's own acts (source ``system``), which
+explain the others.
 
 In a trail, what was erased leaves a mark that no record can have written: JSON ``null`` where an object would stand.
 ``ERASED`` is what such a part reads as wherever rows of trail and vault are compared.

@@ -43,7 +43,7 @@ class Hold:
         """Return whether a record of ``relation``, of a row with one of ``keys``, must be kept."""
         if self.relation is None:
             return True
-        if relation != self.relation:
+        if relation is None or relation != self.relation:
             return False
         if self.keys is None or self.salt is None:
             return True

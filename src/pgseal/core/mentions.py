@@ -54,7 +54,7 @@ def is_event_about(what: object, row: RowName) -> bool:
     for name, value in _iter_members(what):
         if name in _PLACES and any(_names_row(one, row, names, bare=True) for one in _as_list(value)):
             return True
-        if isinstance(value, Mapping) and _names_row(cast("Mapping[str, Any]", value), row, names, bare=False):
+        if _is_object(value) and _names_row(value, row, names, bare=False):
             return True
         if row.value is not None and _plain(name) in members and _text(value) == row.value:
             return True
@@ -106,6 +106,10 @@ def _is_key(value: object, row: RowName) -> bool:
     return row.value is not None and _text(value) == row.value
 
 
+def _is_object(value: object) -> bool:
+    return isinstance(value, Mapping)
+
+
 def _is_number(text: str | None) -> bool:
     return text is None or _NUMBER.fullmatch(text) is not None
 
@@ -124,7 +128,7 @@ def _plain(name: str) -> str:
 
 
 def _text(value: object) -> str | None:
-    return None if value is None or isinstance(value, bool | Mapping | list) else str(value)
+    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
 
 
 def _as_list(value: object) -> Sequence[object]:
@@ -138,7 +142,7 @@ def _iter_members(value: object) -> Iterator[tuple[str, object]]:
             yield from _iter_members(inner)
     elif isinstance(value, list):
         for inner in cast("list[object]", value):
-            if isinstance(inner, Mapping):
+            if _is_object(inner):
                 yield "", inner
             yield from _iter_members(inner)
 

@@ -31,42 +31,41 @@ def may_update(connection: Connection, table: sql.Identifier, columns: Sequence[
         connection.execute(change.format(sql.SQL("REVOKE"), names, table, sql.SQL("FROM"), role))
 
 
-def vacuum(connection: Connection, relations: Iterable[str], *, rewrite: bool, side: str) -> int:
-    """Remove what UPDATEs left in ``relations`` (as text, quoted where needed), indexes and statistics included.
+def vacuum(connection: Connection, parent: str, changed: Iterable[str], *, rewrite: bool, side: str) -> int:
+    """Remove what UPDATEs left, indexes included.
 
-    With ``rewrite`` the tables are written anew, which locks them meanwhile: otherwise freed space in their files
-    keeps its bytes until something else is stored there. Returns how many old row versions could not be removed,
-    because a transaction that is older still may see them.
+    Of ``parent``, which may be partitioned, in the tables that were ``changed`` and in those that are known to hold old
+    row versions: a run that was killed may not have come as far. (Names as text, quoted where needed.) With ``rewrite``
+    the tables are written anew, which locks them meanwhile: otherwise freed space in their files keeps its bytes until
+    something else is stored there.
+
+    Returns how many old row versions could not be removed, because a transaction that is older still may see them.
     """
-    names = list(relations)
     with translated_errors(side, role=OWNER):
         if connection.info.server_version >= _FORCE_FLUSH_VERSION:
+            # What this session has changed is told to others, and to itself, only now and then.
             connection.execute("SELECT pg_stat_force_next_flush()")
+        names = sorted({*changed, *_find_dirty(connection, parent)})
         until = time.monotonic() + _VACUUM_SECONDS
         while True:
             for name in names:
-                options = "FULL, ANALYZE" if rewrite else "ANALYZE"
-                connection.execute(sql.SQL("VACUUM ({}) {}").format(sql.SQL(options), _name(connection, name)))
+                command = sql.SQL("VACUUM (FULL) {}" if rewrite else "VACUUM {}")
+                connection.execute(command.format(_name(connection, name)))
             left = sum(_count_dead(connection, name) for name in names)
             if not left or time.monotonic() > until:
                 return left
             time.sleep(_POLL_SECONDS)
 
 
-def find_dirty(connection: Connection, parent: str, *, side: str) -> list[str]:
-    """Return the partitions of a table, or the table itself, that hold old row versions."""
-    with translated_errors(side, role=OWNER):
-        rows = connection.execute(
-            "SELECT format('%%I.%%I', n.nspname, c.relname) FROM pg_partition_tree(%s::regclass) AS t "
-            "JOIN pg_class AS c ON c.oid = t.relid JOIN pg_namespace AS n ON n.oid = c.relnamespace "
-            "WHERE t.isleaf AND pg_stat_get_dead_tuples(c.oid) "
-            "+ coalesce(pg_stat_get_dead_tuples(nullif(c.reltoastrelid, 0)), 0) > 0 "
-            "UNION SELECT %s WHERE (SELECT relkind FROM pg_class WHERE oid = %s::regclass) = 'r' "
-            "AND pg_stat_get_dead_tuples(%s::regclass) "
-            "+ coalesce((SELECT pg_stat_get_dead_tuples(nullif(reltoastrelid, 0)) FROM pg_class "
-            "WHERE oid = %s::regclass), 0) > 0 ORDER BY 1",
-            [parent] * 5,
-        ).fetchall()
+def _find_dirty(connection: Connection, parent: str) -> list[str]:
+    rows = connection.execute(
+        "SELECT format('%%I.%%I', n.nspname, c.relname) FROM pg_class AS c "
+        "JOIN pg_namespace AS n ON n.oid = c.relnamespace "
+        "WHERE (c.oid = %(parent)s::regclass OR c.oid IN (SELECT relid FROM pg_partition_tree(%(parent)s::regclass))) "
+        "AND c.relkind = 'r' AND pg_stat_get_dead_tuples(c.oid) "
+        "+ coalesce(pg_stat_get_dead_tuples(nullif(c.reltoastrelid, 0)), 0) > 0",
+        {"parent": parent},
+    ).fetchall()
     return [row[0] for row in rows]
 
 

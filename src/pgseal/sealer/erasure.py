@@ -1,4 +1,6 @@
-"""Erasure, step by step; each is durable by itself, and a run that is killed between two is made good by the next:
+"""Erasure, step by step.
+
+Each step is durable by itself, and a run that is killed between two is made good by the next:
 
     ERASE record sealed     from here on the parts may be gone; pgseal verify says that they are still there
     trails blanked          one transaction for each trail
@@ -19,6 +21,7 @@ from pgseal.ledger.reader import LedgerReader
 from pgseal.ledger.store import DirectoryStore
 from pgseal.sealer.acts import Act, read_sealed_size, write_and_seal
 from pgseal.sealer.explained import read_acts
+from pgseal.sealer.holds import read_active
 from pgseal.settings import VAULT_TRAIL, Settings
 from pgseal.trail.erasure import Place, TrailEraser
 from pgseal.vault.erasure import Meant, VaultEraser, iter_meant
@@ -179,10 +182,12 @@ class Eraser:
 
 
 def erase_again_in(settings: Settings, vault: VaultStore, trails: Collection[str]) -> Destroyed | None:
-    """Destroy again, in trails that were restored, what the vault says was erased; None where nobody may.
+    """Destroy again, in trails that were restored, what is gone from the vault; None where nobody may.
 
-    The caller holds the locks.
+    A hold on everything keeps it, too. The caller holds the locks.
     """
+    if any(hold.relation is None for hold in read_active(settings, vault)):
+        return None
     eraser = Eraser(settings, vault)
     try:
         with suppress(ConfigError):

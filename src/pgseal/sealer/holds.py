@@ -84,6 +84,5 @@ def _time(row: VaultRow) -> str:
 
 
 def _approved_by(row: VaultRow) -> str | None:
-    who = json.loads(unescape(row.content[-2]))
-    claimed = who.get("claimed") if isinstance(who, dict) else None
-    return cast("dict[str, str]", claimed).get("approved_by") if isinstance(claimed, dict) else None
+    who = cast("dict[str, dict[str, str]]", json.loads(unescape(row.content[-2])))
+    return who.get("claimed", {}).get("approved_by")

@@ -5,16 +5,16 @@ An erased part leaves a mark that no writer of the trail leaves (``pgseal.core.e
 transaction and time are touched, and no record of pgseal's own acts, whoever asks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import LiteralString, NamedTuple
 
 from psycopg import sql
 
 from pgseal.postgres import OWNER, Connection, connect, translated_errors
-from pgseal.postgres.blanking import find_dirty, may_update, vacuum
+from pgseal.postgres.blanking import may_update, vacuum
 
 _TABLE = sql.Identifier("audit", "record")
-_BLANK: dict[str, dict[str, LiteralString]] = {
+_BLANK: Mapping[str, Mapping[str, LiteralString]] = {
     "data": {"key": "NULL", "old": "NULL", "new": "NULL", "data": "'null'"},
     "actor": {
         "session_role": "''",
@@ -52,6 +52,7 @@ class TrailEraser:
     def __init__(self, dsn: str, *, side: str) -> None:
         """Connect as pgseal_owner; raises ``ConfigError`` or ``UnavailableError``."""
         self.side = side
+        self._changed: set[str] = set()
         self._connection: Connection = connect(dsn, side=side, role=OWNER)
         with translated_errors(side, role=OWNER):
             # A policy must be an error and not a filter.
@@ -64,7 +65,9 @@ class TrailEraser:
     def blank(self, places: Sequence[Place], parts: Sequence[str]) -> int:
         """Destroy ``parts`` (actor, data) of rows; returns how many had some left. Durable when it returns."""
         changes = [change for part in parts for change in _BLANK[part].items()]
-        query = sql.SQL("UPDATE audit.record AS r SET {} FROM {} WHERE {} AND {}").format(
+        query = sql.SQL(
+            "UPDATE audit.record AS r SET {} FROM {} WHERE {} AND {} RETURNING r.tableoid::regclass::text"
+        ).format(
             sql.SQL(", ").join(sql.SQL("{} = {}").format(sql.Identifier(name), sql.SQL(to)) for name, to in changes),
             sql.SQL(_PLACES),
             sql.SQL(_MEANT),
@@ -73,7 +76,9 @@ class TrailEraser:
         count = 0
         with may_update(self._connection, _TABLE, [name for name, _ in changes], side=self.side):
             for values in _batches(places):
-                count += max(self._connection.execute(query, values).rowcount, 0)
+                changed = [row[0] for row in self._connection.execute(query, values)]
+                self._changed.update(changed)
+                count += len(changed)
         return count
 
     def count_content(self, places: Sequence[Place], parts: Sequence[str]) -> int:
@@ -87,13 +92,12 @@ class TrailEraser:
 
     def vacuum(self, *, rewrite: bool) -> int:
         """Remove what erasing left in files and indexes; see ``pgseal.postgres.blanking``."""
-        relations = find_dirty(self._connection, "audit.record", side=self.side)
-        return vacuum(self._connection, relations, rewrite=rewrite, side=self.side)
+        return vacuum(self._connection, "audit.record", self._changed, rewrite=rewrite, side=self.side)
 
 
 def _format_has_content(parts: Sequence[str]) -> sql.Composable:
-    names = [(sql.SQL("r.{}").format(sql.Identifier(name)), to) for part in parts for name, to in _BLANK[part].items()]
-    tests = [sql.SQL("{} IS DISTINCT FROM {}").format(name, sql.SQL(to)) for name, to in names]
+    test = sql.SQL("r.{} IS DISTINCT FROM {}")
+    tests = [test.format(sql.Identifier(name), sql.SQL(to)) for part in parts for name, to in _BLANK[part].items()]
     return sql.SQL("({})").format(sql.SQL(" OR ").join(tests))
 
 

@@ -10,7 +10,7 @@ from psycopg import sql
 
 from pgseal.core.ranges import LeafRanges
 from pgseal.postgres import OWNER, Connection, connect, translated_errors
-from pgseal.postgres.blanking import find_dirty, may_update, vacuum
+from pgseal.postgres.blanking import may_update, vacuum
 
 _SIDE = "vault"
 _TABLE = sql.Identifier("vault", "record")
@@ -50,6 +50,7 @@ class VaultEraser:
     def __init__(self, dsn: str) -> None:
         """Connect as pgseal_owner; raises ``ConfigError`` or ``UnavailableError``."""
         self._connection: Connection = connect(dsn, side=_SIDE, role=OWNER)
+        self._is_changed = False
         with translated_errors(_SIDE, role=OWNER):
             self._connection.execute("SET row_security = off")
 
@@ -69,12 +70,13 @@ class VaultEraser:
             for first in range(0, len(leaves), _LEAVES_AT_ONCE):
                 some = list(leaves[first : first + _LEAVES_AT_ONCE])
                 count += max(self._connection.execute(query, [some]).rowcount, 0)
+        self._is_changed = self._is_changed or count > 0
         return count
 
     def vacuum(self, *, rewrite: bool) -> int:
         """Remove what erasing left in files and indexes; see ``pgseal.postgres.blanking``."""
-        relations = find_dirty(self._connection, "vault.record", side=_SIDE)
-        return vacuum(self._connection, relations, rewrite=rewrite, side=_SIDE)
+        changed = ["vault.record"] if self._is_changed else []
+        return vacuum(self._connection, "vault.record", changed, rewrite=rewrite, side=_SIDE)
 
 
 def _format_has_content(parts: Sequence[str]) -> sql.Composable:

@@ -153,9 +153,7 @@ def _guess_keys(connection: Connection, relation: str, key: str) -> set[str]:
     return {format_key(parse_part(key, source="key"))}
 
 
-def _find_said(
-    connection: Connection, subject: Subject, relation: str, keys: set[str], parts: Sequence[str]
-) -> None:
+def _find_said(connection: Connection, subject: Subject, relation: str, keys: set[str], parts: Sequence[str]) -> None:
     rows = [
         RowName(relation, {name: str(value) for name, value in parse_part(key, source="key").items()}) for key in keys
     ]
@@ -208,4 +206,3 @@ def _iter_records(connection: Connection, condition: sql.Composable, values: dic
         if len(records) < _BATCH:
             return
         after = records[-1].leaf_index
-

@@ -34,12 +34,15 @@ def settle_gone(gone: Iterable[GoneParts], erased: Erased) -> Iterator[tuple[Gon
         if wrong:
             name = f"record {one.trail}/{one.record_id} (leaf {one.leaf_index})"
             names = " and ".join(f"{part} and its salt" for part in wrong)
-            yield one, UnauthorizedErasureError(
-                f"{name}: {names} gone, and no sealed ERASE allows it",
-                where="vault",
-                trail=one.trail,
-                record_id=one.record_id,
-                leaf_index=one.leaf_index,
+            yield (
+                one,
+                UnauthorizedErasureError(
+                    f"{name}: {names} gone, and no sealed ERASE allows it",
+                    where="vault",
+                    trail=one.trail,
+                    record_id=one.record_id,
+                    leaf_index=one.leaf_index,
+                ),
             )
 
 

@@ -83,7 +83,8 @@ class RangeResult:
     leaf index, the sealed trail, incarnation and id of every leaf whose vault row has a finding, None where the ledger
     cannot say either. ``malformed`` lists trail, id and leaf index of the rows that MALFORMED records stand for.
     ``retentions`` and ``recoveries`` list what the vault's own RETENTION and RECOVER records say, those that speak of
-    leaves before their own; ``erasures`` what its ERASE records say, by their leaf, and ``gone`` what is not there. ``segments`` are the range's parts between HEARTBEATs, in order.
+    leaves before their own; ``erasures`` what its ERASE records say, by their leaf, and ``gone`` what is not there.
+    ``segments`` are the range's parts between HEARTBEATs, in order.
     """
 
     index: int
@@ -189,22 +190,24 @@ class _RangePass:
             envelope = sealed.envelope()
             if envelope is not None:
                 self._former.trails.add((envelope.trail, envelope.incarnation))
-            claims = self._take_claims(index)
-            self._result.rows += bool(claims)
             self._last = sealed
-            errors = judge_rows(sealed, claims)
-            if errors:
-                self._report(sealed, errors)
-            elif gone := find_gone(claims[0]):
-                self._note_gone(index, envelope, claims[0], gone)
-            elif sealed.entry is not None:
-                self._note_malformed(index, claims[0])
-                self._note_explanation(index, claims[0])
-            if envelope is not None:
-                moment = parse_time(envelope.time)
-                if not errors:
-                    self._note_heartbeat(index, moment, claims[0])
-                self._result.segments[-1].add(envelope.trail, moment, moment)
+            self._check_leaf(index, sealed, envelope, self._take_claims(index))
+
+    def _check_leaf(self, index: int, sealed: Sealed, envelope: Envelope | None, claims: Sequence[Row]) -> None:
+        self._result.rows += bool(claims)
+        errors = judge_rows(sealed, claims)
+        if errors:
+            self._report(sealed, errors)
+        elif gone := find_gone(claims[0]):
+            self._note_gone(index, envelope, claims[0], gone)
+        elif sealed.entry is not None:
+            self._note_malformed(index, claims[0])
+            self._note_explanation(index, claims[0])
+        if envelope is not None:
+            moment = parse_time(envelope.time)
+            if not errors:
+                self._note_heartbeat(index, moment, claims[0])
+            self._result.segments[-1].add(envelope.trail, moment, moment)
 
     def _take_claims(self, index: int) -> list[Row]:
         """Return the rows at one leaf index; what stands before them in the stream has no right to."""

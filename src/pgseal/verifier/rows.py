@@ -17,8 +17,8 @@ from struct import error as struct_error
 from typing import NamedTuple
 
 from pgseal.copybinary import EPOCH_MICROSECONDS, split_fields
-from pgseal.core.fields import format_time
 from pgseal.core.erasure import ERASE
+from pgseal.core.fields import format_time
 from pgseal.core.heartbeat import HEARTBEAT
 from pgseal.core.leaf import ACTOR_PREFIX, DATA_PREFIX, LeafBuilder, Seconds, text_template
 from pgseal.core.record import SALT_BYTES

@@ -236,9 +236,7 @@ class TrailCheck:
             )
         )
 
-    def _report_differences(
-        self, id_: int, leaf_index: int, names: Sequence[str], row: Line, record: Line
-    ) -> None:
+    def _report_differences(self, id_: int, leaf_index: int, names: Sequence[str], row: Line, record: Line) -> None:
         """Tell what was changed in a trail's row from what was erased on one of the sides."""
         altered: list[str] = []
         name = f"record {self._trail.name}/{id_} (leaf {leaf_index})"

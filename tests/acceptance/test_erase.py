@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from tests.deployments import Deployment, deploy, query
+from tests.deployments import Deployment, RunningSealer, deploy, query
 
 WHY = ("--reason", "request 2026-17", "--approved-by", "j.doe")
 #: What no file may hold once it is erased.
@@ -96,7 +96,6 @@ def test_what_is_about_a_subject_is_gone_and_all_verifies(deployment: Deployment
     deployment.call("erase", "--table", "patients", "--key", "7", *WHY, expect=2)  # nobody is there to ask
 
     done = deployment.run("erase", "--table", "patients", "--key", "107", *WHY, "--yes")
-    print(files_with(deployment.source, SECRET, "audit"), files_with(deployment.vault, SECRET, "vault"))
     assert done["ok"]
     assert done["destroyed"] == {"trails": {"clinic": 5, "vault": 1}, "vault": 6}
     assert done["not_vacuumed"] == {}
@@ -137,3 +136,92 @@ def test_what_is_about_a_subject_is_gone_and_all_verifies(deployment: Deployment
     vkey = deployment.call("key", "show")["vkey"]
     checked = deployment.call("verify", str(pack), "--vkey", vkey, "--table", "public.patients")
     assert (checked["ok"], checked["erased"]) == (True, 6)
+
+
+@pytest.mark.servers(18)
+def test_actors_single_records_and_parts(deployment: Deployment):
+    # Who acted goes from every record; what was done stays, and so do pgseal's own acts.
+    acted = deployment.call("erase", "--actor", SECRET, *WHY, "--yes")
+    assert [(one["action"], one["parts"], one["records"]) for one in acted["records"]] == [("UPDATE", ["actor"], 1)]
+    (who,) = query(deployment.vault, "SELECT actor, actor_salt, data LIKE '%Zebediah R.%' FROM vault.record "
+                   "WHERE actor IS NULL")  # fmt: skip
+    assert who == (None, None, True)
+    role = query(deployment.vault, "SELECT session_user")[0][0]
+    assert deployment.call("erase", "--actor", role, "--dry-run")["acts_kept"] >= 2
+    deployment.check_verified()
+
+    # One that only mentions the number has to be named.
+    (named,) = deployment.call("erase", "--table", "patients", "--key", "107", "--dry-run")["mentioned"]
+    single = deployment.call("erase", "--record", named, *WHY, "--yes")
+    assert [(one["relation"], one["records"]) for one in single["records"]] == [(None, 1)]
+    kept = deployment.call("erase", "--table", "patients", "--key", "107", "--keep-actors", *WHY, "--yes")
+    assert {tuple(one["parts"]) for one in kept["records"]} == {("data",)}
+    deployment.seal()
+    deployment.check_verified()
+    # What was erased is not found again, and asking for it does no harm.
+    assert deployment.call("erase", "--table", "patients", "--key", "107", *WHY, "--yes")["erase"] == []
+
+    act = query(deployment.vault, "SELECT trail || '/' || id FROM vault.record WHERE action = 'TRACK' LIMIT 1")[0][0]
+    for wrong in (
+        ("--record", act, *WHY),
+        ("--table", "patients", *WHY),
+        ("--table", "patients", "--key", "20", "--reason", "x"),
+        ("--table", "patients", "--key", "Zebediah", "--reason", "asked by Zebediah", "--approved-by", "j"),
+        ("--again", "--actor", "x", *WHY),
+        (),
+        ("--table", "nothing", "--key", "1", *WHY),
+    ):
+        deployment.call("erase", *wrong, "--yes", expect=2)
+
+
+@pytest.mark.servers(15)
+def test_holds_keep_rows_tables_and_everything(deployment: Deployment):
+    erase = ("erase", "--table", "patients", "--key", "7", *WHY, "--yes")
+    # A row is held under every key it had, and no other.
+    added = deployment.call("hold", "add", "row", "--table", "patients", "--key", "107", *WHY)
+    assert deployment.call(*erase, expect=1)["held_by"] == ["row"]
+    assert deployment.call("erase", "--table", "patients", "--key", "20", *WHY, "--yes")["ok"]
+    assert deployment.call("erase", "--actor", SECRET, *WHY, "--yes", expect=1)["held_by"] == ["row"]
+    deployment.call("hold", "add", "row", *WHY, expect=2)
+    deployment.call("hold", "add", "table", "--table", "patients", *WHY)
+    deployment.call("hold", "add", "all", *WHY)
+    deployment.call("hold", "release", "row", *WHY)
+    assert deployment.call(*erase, expect=1)["held_by"] == ["table", "all"]
+    assert deployment.call("erase", "--table", "visits", "--key", "21", *WHY, "--yes", expect=1)["held_by"] == ["all"]
+    deployment.call("hold", "release", "table", *WHY)
+    deployment.call("hold", "release", "table", *WHY, expect=2)
+    deployment.call("hold", "release", "all", *WHY)
+
+    found = deployment.call("hold", "list", "--all")["holds"]
+    assert [(one["hold"], one["scope"], one["approved_by"]) for one in found] == [
+        ("row", "row", "j.doe"), ("table", "table", "j.doe"), ("all", "everything", "j.doe"),
+    ]  # fmt: skip
+    assert found[0]["index"] == added["index"]
+    assert all(one["released"]["approved_by"] == "j.doe" for one in found)
+    assert deployment.call("hold", "list")["holds"] == []
+    # Nothing of the row is in the record, which stays for ever.
+    assert (
+        "107"
+        not in query(deployment.vault, "SELECT data FROM vault.record WHERE action = 'HOLD'")[0][0].partition('"keys"')[
+            0
+        ]
+    )
+    assert deployment.call(*erase)["destroyed"]["vault"] == 6
+    deployment.check_verified()
+
+
+@pytest.mark.servers(16)
+def test_beside_a_sealer_at_work(deployment: Deployment):
+    sealer = RunningSealer(deployment)
+    try:
+        query(deployment.source, "INSERT INTO patients VALUES (7, 'Zebediah once more')")
+        done = deployment.call("erase", "--table", "patients", "--key", "7", *WHY, "--yes")
+        assert done["ok"]
+        deployment.call("erase", "--table", "patients", "--key", "7", *WHY, "--yes")  # what was sealed after that
+        sealer.stop()
+    finally:
+        sealer.abandon()
+    deployment.seal()
+    assert count_rows(deployment.source, "once more") == 0
+    assert leaves_with(deployment, "once more") == []
+    deployment.check_verified()

@@ -72,7 +72,6 @@ class Outcome:
 def print_outcome(outcome: Outcome, order: Order, *, is_clean: bool) -> None:
     """Print the document of ``pgseal erase --json``."""
     from pgseal.cli.output import print_json
-    from pgseal.sealer.erasure import UNREACHABLE
 
     print_json({
         "ok": is_clean,
@@ -86,7 +85,7 @@ def print_outcome(outcome: Outcome, order: Order, *, is_clean: bool) -> None:
         "unfinished": outcome.is_unfinished,
         "not_vacuumed": dict(outcome.dead),
         "left_out": sorted(outcome.left_out),
-        "unreachable": list(UNREACHABLE),
+        "unreachable": _list_unreachable(order),
         "findings": [asdict(one) for one in outcome.report.findings] if outcome.obstacles and outcome.report else [],
     })  # fmt: skip
 
@@ -126,7 +125,7 @@ def show_end(outcome: Outcome, order: Order) -> None:
             f"{side}: {format_count(count, 'old row version')} cannot be removed while an older transaction is open:  "
             "pgseal erase --again, once it has ended",
         )
-    _show_unreachable()
+    _show_unreachable(order)
 
 
 def show_counts(outcome: Outcome, what: str) -> None:
@@ -167,10 +166,15 @@ def show_returned(trails: Mapping[str, int], vault: int, what: str, mark: str = 
     say((mark, "green"), f"{', '.join([*where, f'{vault:,} of the vault'])} {what}")
 
 
-def _show_unreachable() -> None:
+def _show_unreachable(order: Order) -> None:
     from pgseal.cli.output import say
-    from pgseal.sealer.erasure import UNREACHABLE
 
     say("out of reach, and yours to see to:")
-    for what in UNREACHABLE:
+    for what in _list_unreachable(order):
         say(f"  {what}")
+
+
+def _list_unreachable(order: Order) -> list[str]:
+    from pgseal.sealer.erasure import FREED, UNREACHABLE
+
+    return [*([] if order.rewrite else [FREED]), *UNREACHABLE]

@@ -8,13 +8,16 @@ import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 
+import psycopg
 from psycopg import sql
 
+from pgseal.errors import UnavailableError
 from pgseal.postgres.connection import Connection, translated_errors
 from pgseal.postgres.schema import OWNER
 
 _FORCE_FLUSH_VERSION = 150000
 _VACUUM_SECONDS = 5.0
+_LOCK_SECONDS = 5
 _POLL_SECONDS = 0.2
 
 
@@ -49,12 +52,28 @@ def vacuum(connection: Connection, parent: str, changed: Iterable[str], *, rewri
         until = time.monotonic() + _VACUUM_SECONDS
         while True:
             for name in names:
-                command = sql.SQL("VACUUM (FULL) {}" if rewrite else "VACUUM {}")
-                connection.execute(command.format(_name(connection, name)))
+                _vacuum(connection, _name(connection, name), rewrite=rewrite, side=side)
             left = sum(_count_dead(connection, name) for name in names)
             if not left or time.monotonic() > until:
                 return left
             time.sleep(_POLL_SECONDS)
+
+
+def _vacuum(connection: Connection, table: sql.Identifier, *, rewrite: bool, side: str) -> None:
+    if not rewrite:
+        connection.execute(sql.SQL("VACUUM {}").format(table))
+        return
+    try:
+        # Whoever writes queues up behind us.
+        connection.execute(sql.SQL("SET lock_timeout = {}").format(sql.Literal(f"{_LOCK_SECONDS}s")))
+        connection.execute(sql.SQL("VACUUM (FULL) {}").format(table))
+    except psycopg.errors.LockNotAvailable as error:
+        raise UnavailableError(
+            f"{side}: content was erased, but {table.as_string()} is in use and could not be written anew: "
+            "pgseal erase --again --rewrite, at a quiet hour"
+        ) from error
+    finally:
+        connection.execute("SET lock_timeout = 0")
 
 
 def _find_dirty(connection: Connection, parent: str) -> list[str]:

@@ -35,8 +35,10 @@ UNREACHABLE = (
     "WAL that was not recycled yet, and standbys until they have replayed it",
     "server logs of source and vault",
     "the audited tables themselves, and rows of other tables that refer to it",
-    "freed space in data files until it is overwritten (erase --rewrite), and of the disks below",
+    "what file systems and disks keep of files that were overwritten",
 )
+#: Until then it can be read by whoever reads the files of the database.
+FREED = "freed space in the data files of trail and vault, until it is overwritten:  pgseal erase --again --rewrite"
 
 
 @dataclass(frozen=True, slots=True)

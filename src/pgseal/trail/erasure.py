@@ -91,7 +91,16 @@ class TrailEraser:
         return sum(int(row[0]) for row in rows if row)
 
     def vacuum(self, *, rewrite: bool) -> int:
-        """Remove what erasing left in files and indexes; see ``pgseal.postgres.blanking``."""
+        """Remove what erasing left in files and indexes; with ``rewrite`` whenever (``pgseal.postgres.blanking``)."""
+        if rewrite:
+            with translated_errors(self.side, role=OWNER):
+                self._changed.update(
+                    row[0]
+                    for row in self._connection.execute(
+                        "SELECT DISTINCT r.tableoid::regclass::text FROM audit.record AS r "
+                        "WHERE r.data = 'null' OR r.session_role = ''"
+                    )
+                )
         return vacuum(self._connection, "audit.record", self._changed, rewrite=rewrite, side=self.side)
 
 

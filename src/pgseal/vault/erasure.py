@@ -75,7 +75,7 @@ class VaultEraser:
 
     def vacuum(self, *, rewrite: bool) -> int:
         """Remove what erasing left in files and indexes; see ``pgseal.postgres.blanking``."""
-        changed = ["vault.record"] if self._is_changed else []
+        changed = ["vault.record"] if self._is_changed or rewrite else []
         return vacuum(self._connection, "vault.record", changed, rewrite=rewrite, side=_SIDE)
 
 

@@ -82,6 +82,15 @@ def mentions(what: object, row: RowName) -> bool:
     return all(has_word(whole, value) for value in row.key.values())
 
 
+def iter_values(what: object) -> Iterator[str]:
+    """Yield what may be a key's value in ``what``: every value as text, and what stands behind ``TYPE/``."""
+    for text in _iter_texts(what):
+        yield text
+        path = _PATH.fullmatch(text)
+        if path is not None:
+            yield path[2]
+
+
 def _names_row(value: object, row: RowName, names: set[str], *, bare: bool) -> bool:
     if isinstance(value, Mapping):
         said = {str(name).lower(): inner for name, inner in cast("Mapping[str, Any]", value).items()}

@@ -18,7 +18,7 @@ from psycopg import sql
 
 from pgseal.core.actors import names_of_actor
 from pgseal.core.erasure import PARTS, SYSTEM
-from pgseal.core.mentions import RowName, is_event_about, is_statement_about, mentions
+from pgseal.core.mentions import RowName, is_event_about, is_statement_about, iter_values, mentions
 from pgseal.errors import ConfigError
 from pgseal.postgres import Connection, translated_errors
 from pgseal.vault.chain import ENDINGS
@@ -148,8 +148,7 @@ def _guess_keys(connection: Connection, relation: str, key: str) -> set[str]:
     """Return the key as it was given, for events about a row of which nothing is left."""
     columns = find_key_columns(connection, relation)
     if len(columns) == 1 and not key.lstrip().startswith("{"):
-        texts = [json.dumps(key, ensure_ascii=False), *([key] if _NUMBER.fullmatch(key) else [])]
-        return {format_key(parse_part(f"{{{json.dumps(columns[0])}: {text}}}", source="key")) for text in texts}
+        return _write_keys(columns[0], key)
     return {format_key(parse_part(key, source="key"))}
 
 
@@ -165,9 +164,22 @@ def _find_said(connection: Connection, subject: Subject, relation: str, keys: se
                 else is_statement_about(record.what, record.relation, row)
             )
             if is_about:
-                _add(subject, record, parts, relation, keys)
+                _add(subject, record, parts, relation, keys | _keys_in(record, row))
             elif mentions(record.what, row):
                 subject.mentioned.append(record)
+
+
+def _keys_in(record: Record, row: RowName) -> set[str]:
+    """Return the keys of the table's other rows that an event or statement may be about, for holds on these."""
+    if len(row.key) != 1:
+        return set()
+    column = next(iter(row.key))
+    return {key for value in set(iter_values(record.what)) for key in _write_keys(column, value)}
+
+
+def _write_keys(column: str, value: str) -> set[str]:
+    texts = [json.dumps(value, ensure_ascii=False), *([value] if _NUMBER.fullmatch(value) else [])]
+    return {format_key(parse_part(f"{{{json.dumps(column)}: {text}}}", source="key")) for text in texts}
 
 
 def _iter_said(connection: Connection, row: RowName) -> Iterator[Record]:

@@ -51,9 +51,9 @@ def parse_erase(data: bytes, *, source: str = "ERASE record") -> Erasure:
     parts, reason = members["parts"], members["reason"]
     if not isinstance(parts, list) or not parts or any(part not in PARTS for part in parts):
         raise FormatError("expected parts as a list of actor and data", source=source)
-    if not isinstance(reason, str):
-        raise FormatError("expected reason as a string", source=source)
-    return Erasure(parse_ranges(members["leaves"], source), tuple(map(str, parts)), reason)
+    # Why is for people: what form it has does not change what may be gone.
+    said = reason if isinstance(reason, str) else ""
+    return Erasure(parse_ranges(members["leaves"], source), tuple(map(str, parts)), said)
 
 
 def split_leaves(leaves: Iterable[int], parts: Sequence[str], reason: str) -> list[Erasure]:

@@ -36,7 +36,6 @@ def test_what_is_written_is_read():
         {"parts": []},
         {"parts": ["key"]},
         {"parts": "data"},
-        {"reason": None},
         {"approved_by": "j.doe"},
     ],
     ids=json.dumps,

@@ -131,6 +131,8 @@ class _Token(NamedTuple):
     position: int
 
 
+# What no text of PostgreSQL holds: NUL, and halves of characters, as which bytes of a command that are no UTF-8 arrive.
+_IMPOSSIBLE = re.compile("[\0\ud800-\udfff]")
 _TOKEN = re.compile(
     r"""
       (?P<space>\s+)
@@ -253,7 +255,7 @@ def _iter_tokens(text: str) -> Iterator[_Token]:
     end = 0
     while end < len(text):
         found = _TOKEN.match(text, end)
-        if found is None or "\0" in found[0]:
+        if found is None or _IMPOSSIBLE.search(found[0]):
             what = {"'": "an unclosed text", '"': "an unclosed name"}.get(text[end], repr(text[end]))
             raise ConfigError(f"where, character {end + 1}: {what} cannot stand here")
         if found.lastgroup != "space":

@@ -67,6 +67,8 @@ COLUMNS = tuple(
 )  # fmt: skip
 
 FILTERS = [
+    b"u = '\n'",
+    b"a '\n'",
     b"o = '\xff'",
     b"b = true and i in (1, -2) or not (n >= 1.50 and t <> 'a''b')",
     b"c = 'x' and u = '01234567-89ab-cdef-0123-456789abcdef' and o = 'happy' and f is not null",

@@ -11,10 +11,17 @@ from tests.mutants.table import MUTANTS
 import pgseal
 
 SOURCE = Path(pgseal.__file__).parent
+ATTACKS = Path(__file__).parents[1] / "attacks"
 
 
 def test_every_staged_attack_has_a_check_that_can_be_taken_away():
     assert {mutant.attack for mutant in MUTANTS} == {attack.number for attack, _ in find_attacks()}
+
+
+def test_the_tests_of_the_table_are_there():
+    for mutant in MUTANTS:
+        file, _, test = mutant.test.partition("::")
+        assert f"def {test.partition('[')[0]}(" in (ATTACKS / file).read_text(encoding="utf-8"), mutant.test
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.attack} {mutant.place}")

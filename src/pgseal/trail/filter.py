@@ -125,6 +125,11 @@ def format_constant(constant: Constant) -> str:
     return format(constant, "f") if isinstance(constant, Decimal) else str(constant)
 
 
+def show(text: str) -> str:
+    """Return what was written, for a message of one line: line breaks and the like as escapes."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 class _Token(NamedTuple):
     kind: str
     text: str
@@ -248,7 +253,9 @@ class _Parser:
 
     def _refuse(self, expected: str) -> NoReturn:
         token = self._peek()
-        raise ConfigError(f"where, character {token.position}: expected {expected}, got {token.text or 'the end'}")
+        raise ConfigError(
+            f"where, character {token.position}: expected {expected}, got {show(token.text) or 'the end'}"
+        )
 
 
 def _iter_tokens(text: str) -> Iterator[_Token]:

@@ -13,6 +13,7 @@ from contextlib import closing
 from functools import cached_property, partial
 from itertools import islice
 
+from pgseal.core.encoding import shorten
 from pgseal.core.erasure import Erased
 from pgseal.core.leaf import LeafBuilder
 from pgseal.core.ranges import LeafRanges
@@ -226,7 +227,8 @@ def _parse(line: bytes, leaves: LeafBuilder, read_entry: Callable[[int], bytes] 
     try:
         return parse_row(line, leaves, read_entry)
     except FormatError as error:
-        index = line.split(b"\t", 1)[0].decode()
+        field = line.split(b"\t", 1)[0]
+        index = field.decode() if field.isdigit() else shorten(field)
         raise AlteredRecordError(
             f"the vault's row of leaf {index} cannot be a record ({error})", where="vault"
         ) from error

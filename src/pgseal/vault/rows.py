@@ -49,13 +49,13 @@ def parse_row(line: bytes, leaves: LeafBuilder, read_entry: Callable[[int], byte
     )
     if [actor, actor_salt, data, data_salt].count(NULL) != 2 * len(gone) or (gone and read_entry is None):
         raise FormatError("a part or its salt is missing", source="vault row")
-    entry = parse_envelope(read_entry(int(index))) if gone and read_entry is not None else None
+    entry = parse_envelope(read_entry(_number(index))) if gone and read_entry is not None else None
     source, category, action, outcome, relation = (
-        None if constant == NULL else unescape(constant).decode() for constant in constants
+        None if constant == NULL else _text(constant) for constant in constants
     )
     template = leaves.template(
-        unescape(trail).decode(),
-        int(incarnation),
+        _text(trail),
+        _number(incarnation),
         source or "",
         category or "",
         action or "",
@@ -69,7 +69,7 @@ def parse_row(line: bytes, leaves: LeafBuilder, read_entry: Callable[[int], byte
     actor_hash, data_hash = (b"" if one is None else one.hex().encode() for one in commitments)
     leaf_data = template % (actor_hash, data_hash, record_id, format_time(time), xid)
     content = (time, xid, *constants, ERASED if "actor" in gone else actor, ERASED if "data" in gone else data)
-    return VaultRow(int(index), unescape(trail).decode(), int(incarnation), int(record_id), content, leaf_data, gone)
+    return VaultRow(_number(index), _text(trail), _number(incarnation), _number(record_id), content, leaf_data, gone)
 
 
 def is_same_content(ours: Sequence[bytes], sealed: Sequence[bytes], may_be_gone: Callable[[str], bool]) -> bool:
@@ -92,6 +92,20 @@ def is_same_content(ours: Sequence[bytes], sealed: Sequence[bytes], may_be_gone:
 
 def _commit(prefix: bytes, salt: bytes, text: bytes) -> bytes:
     return sha256(prefix + _salt(salt) + unescape(text)).digest()
+
+
+def _text(field: bytes) -> str:
+    try:
+        return unescape(field).decode()
+    except UnicodeDecodeError as error:
+        raise FormatError(f"not UTF-8: {field[:40]!r}", source="vault row") from error
+
+
+def _number(field: bytes) -> int:
+    try:
+        return int(field)
+    except ValueError as error:
+        raise FormatError(f"not a number: {field[:40]!r}", source="vault row") from error
 
 
 def _salt(field: bytes) -> bytes:

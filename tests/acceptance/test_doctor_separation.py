@@ -66,7 +66,7 @@ def test_a_changed_vault_is_said_and_mended_by_the_commands(deployment):
         f"CREATE ROLE {role}; GRANT UPDATE ON vault.record TO {role}; GRANT USAGE ON SCHEMA vault TO {role};"
         "REVOKE INSERT ON vault.feed FROM pgseal_sealer;"
         "CREATE RULE hide AS ON INSERT TO vault.record DO INSTEAD NOTHING;"
-        "ALTER FUNCTION vault.row_hash(text, text) PARALLEL UNSAFE; ALTER FUNCTION audit.record_act RESET ALL;"
+        "ALTER FUNCTION vault.row_hash(text, text) PARALLEL UNSAFE; ALTER FUNCTION audit.claimed() RESET ALL;"
         f"CREATE PUBLICATION pub FOR TABLE vault.feed",
     )
     try:
@@ -78,7 +78,7 @@ def test_a_changed_vault_is_said_and_mended_by_the_commands(deployment):
             f"schema vault has privilege {role} USAGE",
             "lacks privilege pgseal_sealer INSERT",
             "function vault.row_hash(text,text) was rewritten",
-            "function audit.record_act(text,jsonb,text,text) was rewritten",
+            "function audit.claimed() was rewritten",
         ):
             assert part in errors, (part, errors)
         assert ("warning", "vault", "publication pub has sealed records in it") in found

@@ -19,6 +19,7 @@ import re
 from dataclasses import dataclass, field
 from enum import IntEnum
 from hashlib import sha256
+from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -67,6 +68,23 @@ class VerifierKey:
     def __str__(self) -> str:
         """Return the text form, as ``format_verifier_key`` does."""
         return format_verifier_key(self)
+
+
+class Signer(Protocol):
+    """What signs notes under a name: a key in this process (``SignerKey``), or one that stays in a device.
+
+    ``verifier`` is its public half. ``sign`` returns the 64-byte Ed25519 signature of a message, or raises
+    ``UnavailableError`` if it cannot now; called by one thread at a time.
+    """
+
+    @property
+    def verifier(self) -> VerifierKey:
+        """The public half."""
+        ...
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the 64-byte Ed25519 signature of ``message``."""
+        ...
 
 
 class SignerKey:

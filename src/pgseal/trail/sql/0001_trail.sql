@@ -332,6 +332,17 @@ BEGIN
 END
 $pgseal$;
 
+-- KEY_ROTATE, with what makes it more than somebody's word: the endorsement of both keys, in the actor part.
+CREATE FUNCTION audit.record_rotation(data jsonb, endorsement text) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $pgseal$
+BEGIN
+    RETURN audit.append('system', 'administration', 'KEY_ROTATE', 'success', NULL, data,
+                        jsonb_build_object('endorsement', endorsement));
+END
+$pgseal$;
+
 -- A HEARTBEAT (FORMATS.md section 4): the bounds that the sealer knows, and the upper one of this trail itself, which
 -- only we can: whoever has a lower id read the clock before us.
 CREATE FUNCTION audit.record_heartbeat(trails jsonb, own_trail text) RETURNS bigint
@@ -358,8 +369,8 @@ GRANT USAGE ON SCHEMA audit TO PUBLIC;
 GRANT EXECUTE ON FUNCTION audit.set_context(jsonb), audit.record_event(text, jsonb, text, text) TO PUBLIC;
 
 GRANT SELECT ON audit.record, audit.record_id_seq, audit.tracked, audit.migration TO pgseal_sealer;
-GRANT EXECUTE ON FUNCTION audit.ensure_partitions(interval), audit.record_act(text, jsonb, text, text), audit.record_heartbeat(jsonb, text)
-    TO pgseal_sealer;
+GRANT EXECUTE ON FUNCTION audit.ensure_partitions(interval), audit.record_act(text, jsonb, text, text), audit.record_heartbeat(jsonb, text),
+    audit.record_rotation(jsonb, text) TO pgseal_sealer;
 GRANT SELECT ON audit.record, audit.tracked TO pgseal_reader;
 
 RESET ROLE;

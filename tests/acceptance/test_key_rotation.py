@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
+import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.deployments import ORIGIN, Deployment, RunningSealer, deploy, query
+from tests.deployments import ORIGIN, WAIT_SECONDS, Deployment, RunningSealer, deploy, query
 from tests.witnesses import StrangeWitness, configure
 
 from pgseal.core.keys import SignerKey, VerifierKey, format_signer_key, parse_signer_key, parse_verifier_key
@@ -41,12 +44,9 @@ def pinned(deployment: Deployment, key: VerifierKey) -> Deployment:
     directory.mkdir(exist_ok=True)
     text = deployment.config.read_text(encoding="utf-8")
     (directory / "log.vkey").write_text(f"{key}\n")
-    lines = [
-        'key = "file:log.vkey"' if line.startswith("key =") else f'state = "{directory}"' if line.startswith("state =")
-        else f'ledger = "{deployment.ledger}"' if line.startswith("ledger =") else line
-        for line in text.split("\n")
-    ]  # fmt: skip
-    (directory / "pgseal.toml").write_text("\n".join(lines))
+    for name, value in (("key", "file:log.vkey"), ("state", directory), ("ledger", deployment.ledger)):
+        text = re.sub(rf"^{name} = .*$", f'{name} = "{value}"', text, count=1, flags=re.MULTILINE)
+    (directory / "pgseal.toml").write_text(text)
     return Deployment(deployment.source, deployment.vault, directory)
 
 
@@ -62,6 +62,15 @@ def make_pack(deployment: Deployment, name: str, *arguments: str) -> str:
     path = str(deployment.directory / name)
     deployment.call("pack", *arguments, "-o", path)
     return path
+
+
+def wait_until(sealer: RunningSealer, is_so: Callable[[], bool]) -> None:
+    """Wait as long as the sealer is alive, and not for ever."""
+    until = time.monotonic() + WAIT_SECONDS
+    while not is_so():
+        assert sealer.process.poll() is None, sealer.output
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 def test_a_log_passes_from_key_to_key_and_everyone_can_follow(deployment: Deployment, capsys: pytest.CaptureFixture):
@@ -87,7 +96,7 @@ def test_a_log_passes_from_key_to_key_and_everyone_can_follow(deployment: Deploy
     shown = deployment.call("key", "show")
     assert (shown["vkey"], shown["old_vkey"]) == (str(new), str(old))
     assert deployment.call("status")["key"]["old_vkey"] == str(old)
-    advice = [one for one in deployment.call("doctor")["advice"] if one["subject"] == "key"]
+    advice = [one for one in deployment.call("doctor", expect=1)["advice"] if one["subject"] == "key"]
     assert [(one["severity"], one["what"]) for one in advice] == [("note", "is being rotated: two keys sign")]
     # Again: nothing more happens.
     assert deployment.run("key", "rotate") == begun | {"age_s": pytest.approx(begun["age_s"], abs=60)}
@@ -138,21 +147,19 @@ def test_a_log_passes_from_key_to_key_and_everyone_can_follow(deployment: Deploy
 def test_a_sealer_at_work_takes_the_new_key_up_by_itself(deployment: Deployment):
     sealer = RunningSealer(deployment)
     try:
-        while not (deployment.directory / "state" / "sealer.lock").read_text().strip() or not sealer.output:
-            assert sealer.process.poll() is None, sealer.output
+        wait_until(sealer, lambda: deployment.checkpoint().size > 0)
         old = deployment.settings.read_verifier()
         new = parse_verifier_key(deployment.call("key", "rotate")["vkey"])
         assert signers(deployment) == {old.key_id, new.key_id}
         deployment.call("key", "rotate", "--finish")
-        write(deployment)
         size = deployment.checkpoint().size
-        while signers(deployment) != {new.key_id}:
-            assert sealer.process.poll() is None, sealer.output
+        wait_until(sealer, lambda: "".join(sealer.output).count("the key was changed") == 2)
+        write(deployment)
+        wait_until(sealer, lambda: signers(deployment) == {new.key_id})
         assert deployment.checkpoint().size > size
         sealer.stop()
     finally:
         sealer.abandon()
-    assert "".join(sealer.output).count("the key was changed") == 2
     deployment.seal()
     deployment.check_sealed()
     deployment.check_verified()

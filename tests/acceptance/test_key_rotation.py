@@ -73,7 +73,7 @@ def wait_until(sealer: RunningSealer, is_so: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def test_a_log_passes_from_key_to_key_and_everyone_can_follow(deployment: Deployment, capsys: pytest.CaptureFixture):
+def test_a_log_passes_from_key_to_key_and_everyone_can_follow(deployment: Deployment):
     deployment.seal()
     deployment.check_verified()  # the verifier's memory is signed with the old key
     old = deployment.settings.read_verifier()
@@ -129,11 +129,15 @@ def test_a_log_passes_from_key_to_key_and_everyone_can_follow(deployment: Deploy
             assert document["ok"] == (key in keys), (path, str(key))
     stranger = SignerKey(ORIGIN, bytes(32)).verifier
     assert not deployment.call("verify", after, "--vkey", str(stranger), expect=1)["ok"]
-    # Every key there ever was.
+    check_history(deployment, [old, new], size)
+
+
+def check_history(deployment: Deployment, keys: list[VerifierKey], size: int) -> None:
+    """Every key there ever was; and once more."""
+    old, new = keys
     history = deployment.call("key", "show", "--all")["keys"]
     assert [one["vkey"] for one in history] == [str(old), str(new)]
     assert [one["begin_size"] for one in history] == [0, size + 1]
-    # And once more.
     third = parse_verifier_key(deployment.call("key", "rotate")["vkey"])
     deployment.call("key", "rotate", "--finish")
     write(deployment)

@@ -133,11 +133,12 @@ def rotate(
 def _begin(settings: "Settings", path: Path, to: str | None, *, as_json: bool) -> None:
     from pgseal.cli.output import print_json, printable, say
     from pgseal.sealer.rotate import ensure_sealed
-    from pgseal.signing import split_ring
+    from pgseal.signing import is_token_uri, split_ring
 
-    settings.read_signers()  # raises unless there is something to go on from
     with changing_key(path):
         lines = split_ring(settings.key.reveal(), source=settings.key.where)
+        if not all(is_token_uri(line) or line.startswith("PRIVATE+") for line in lines):
+            raise ConfigError(f"{path} holds a verifier key: rotate where the log is sealed")
         if len(lines) == 1:
             # A crash before this leaves everything as it was; after it, the next run, or the next sealer, goes on.
             replace_key(path, [_make_line(settings, to), *lines])
@@ -211,6 +212,7 @@ def _make_line(settings: "Settings", to: str | None) -> str:
         signer = read_signer(line, settings.origin, source="--to", base=settings.key.base, environ=settings.key.environ)
     except FormatError as error:
         raise ConfigError(str(error)) from None
+    signer.close()
     if signer.verifier.name != settings.origin:
         raise ConfigError(f"--to: expected a key of {settings.origin!r}, got one of {signer.verifier.name!r}")
     return line

@@ -86,6 +86,10 @@ class Signer(Protocol):
         """Return the 64-byte Ed25519 signature of ``message``."""
         ...
 
+    def close(self) -> None:
+        """Let go of what signing takes; it signs no more."""
+        ...
+
 
 class SignerKey:
     """A secret key that signs notes under a name. Neither ``repr`` nor ``str`` shows the secret."""
@@ -104,6 +108,9 @@ class SignerKey:
     def sign(self, message: bytes) -> bytes:
         """Return the 64-byte Ed25519 signature of ``message``. Notes are signed with ``note.sign_note``."""
         return self._private_key.sign(message)
+
+    def close(self) -> None:
+        """Do nothing: a key in this process holds nothing open."""
 
     @property
     def name(self) -> str:

@@ -62,6 +62,11 @@ class SigningKeys:
             )
         self._from_size = self._find_from_size()
 
+    def close(self) -> None:
+        """Let go of what the signers hold open."""
+        for signer in self._signers:
+            signer.close()
+
     def open_kept(self, note: bytes) -> Checkpoint:
         """Return the checkpoint that was signed last; raises ``SignatureError`` and ``FormatError``."""
         try:

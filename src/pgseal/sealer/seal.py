@@ -145,6 +145,7 @@ class Sealer:
             vault.lock()
             sealer = cls(settings, stack, vault, state, report)
             stack.callback(sealer._close_trails)
+            stack.callback(sealer._keys.close)
             with sealer._noting_findings():
                 sealer._recover(settings, without)
         except BaseException:

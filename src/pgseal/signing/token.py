@@ -77,11 +77,13 @@ class Token:
             session = self._open(login=True)
             public_key = self._find_public(session)
             found = list(session.get_objects(self._template(ObjectClass.PRIVATE_KEY)))
+            if public_key is None or len(found) != 1:
+                session.close()
         if public_key is None or not found:
             raise ConfigError(f"{self._uri}: there is no such Ed25519 key pair; pgseal key new makes one")
         if len(found) > 1:
             raise ConfigError(f"{self._uri}: there are {len(found)} such keys: say which one with id=%…")
-        return TokenSigner(VerifierKey(name, public_key), found[0], self._translated)
+        return TokenSigner(VerifierKey(name, public_key), session, found[0], self._translated)
 
     def make_key(self, name: str) -> VerifierKey:
         """Make the key pair in the token, to stay there, and return its public half; raises if there is one already."""
@@ -111,7 +113,13 @@ class Token:
             raise UnavailableError(f"{self._uri}: there is no such token behind {self._uri.module_path}: is it there?")
         if len(tokens) > 1:
             raise ConfigError(f"{self._uri}: {len(tokens)} tokens are called so: add serial=…")
-        return tokens[0].open(rw=rw, user_pin=self._read_pin() if login else None)
+        if not login:
+            return tokens[0].open(rw=rw)
+        try:
+            return tokens[0].open(rw=rw, user_pin=self._read_pin())
+        except errors.UserAlreadyLoggedIn:
+            # A login counts for all sessions of a process: somebody else here uses a key of this token.
+            return tokens[0].open(rw=rw)
 
     def _is_meant(self, token: Any) -> bool:
         uri = self._uri
@@ -184,9 +192,10 @@ class Token:
 class TokenSigner:
     """A key in a token, with an open session (``core.keys.Signer``)."""
 
-    def __init__(self, verifier: VerifierKey, key: Any, translated: Callable[[], Any]) -> None:
+    def __init__(self, verifier: VerifierKey, session: Any, key: Any, translated: Callable[[], Any]) -> None:
         """Use ``Token.open_signer``."""
         self.verifier = verifier
+        self._session = session
         self._key = key
         self._translated = translated
 
@@ -206,6 +215,11 @@ class TokenSigner:
                 "private key belong together?"
             ) from None
         return signature
+
+    def close(self) -> None:
+        """Close the session."""
+        with suppress(errors.PKCS11Error):  # gone with its token, or with the library
+            self._session.close()
 
 
 def _load(path: str) -> Any:

@@ -1,6 +1,6 @@
 """Runs the benchmarks and writes build/bench.json, a list of {"name", "value", "unit"}.
 
-python -m benchmarks [machine] [capture] [seal] [latency] [pack] [--rounds N] [--rows N] [--growth N]
+python -m benchmarks [machine] [capture] [seal] [latency] [pack] [growth] [--rounds N] [--rows N] [--growth N]
 """
 
 import argparse
@@ -8,7 +8,7 @@ import json
 import platform
 from pathlib import Path
 
-from benchmarks import capture, machine, packs, sealing
+from benchmarks import capture, growth, machine, packs, sealing
 from benchmarks.common import Figure
 
 GROUPS = {
@@ -17,6 +17,7 @@ GROUPS = {
     "seal": sealing.run_seal_and_verify,
     "latency": sealing.run_latency,
     "pack": packs.run,
+    "growth": growth.run,
 }
 
 
@@ -25,9 +26,7 @@ def main() -> None:
     parser.add_argument("groups", nargs="*", choices=[*GROUPS, []], help="which to run; all by default")
     parser.add_argument("--rounds", type=int, default=5, help="times that each thing is measured; medians are reported")
     parser.add_argument("--rows", type=int, default=100_000, help="rows of the table in the bulk benchmarks")
-    parser.add_argument(
-        "--growth", type=int, default=10_000_000, help="records in the trail when growth is measured; 0: not measured"
-    )
+    parser.add_argument("--growth", type=int, default=10_000_000, help="records of the large deployment; 0: no growth")
     parser.add_argument("--output", type=Path, default=Path("build/bench.json"))
     arguments = parser.parse_args()
     figures: list[Figure] = []

@@ -36,8 +36,6 @@ def run(arguments: Namespace) -> Iterator[Figure]:
         # As applications have it: each commit waits for the disk.
         yield from _single(cluster, arguments, "durable_update", "on")
         yield from _tpcb(cluster, arguments)
-        if arguments.growth:
-            yield _growth(dsn, arguments)
 
 
 def _prepare(connection: psycopg.Connection, dsn: str, rows: int) -> None:
@@ -98,33 +96,6 @@ def _tpcb(cluster: Cluster, arguments: Namespace) -> Iterator[Figure]:
     yield Figure("capture.tpcb.unaudited_tps", median(rates["plain"]), "1/s")
     yield Figure("capture.tpcb.pgseal_tps", median(rates["sealed"]), "1/s")
     yield Figure("capture.tpcb.tps_vs_unaudited", median(rates["sealed"]) / median(rates["plain"]), "ratio")
-
-
-def _growth(dsn: str, arguments: Namespace) -> Figure:
-    """What a captured row costs in a trail of ten million records, over what it costs in an empty one."""
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        empty = _measure_updates(connection, arguments)
-        connection.execute("TRUNCATE audit.record")
-        connection.execute(UPDATE.format(name="sealed"))
-        connection.execute("CREATE TEMP TABLE template AS SELECT * FROM audit.record")
-        for _ in range(arguments.growth // arguments.rows):
-            connection.execute(
-                "WITH numbered AS (UPDATE template SET id = nextval('audit.record_id_seq') RETURNING *) "
-                "INSERT INTO audit.record SELECT * FROM numbered"
-            )
-            connection.execute("VACUUM template")
-        connection.execute("CHECKPOINT")
-        return Figure("capture.cost_growth", _measure_updates(connection, arguments) / empty, "ratio")
-
-
-def _measure_updates(connection: psycopg.Connection, arguments: Namespace) -> float:
-    seconds: list[float] = []
-    for _ in range(arguments.rounds + 1):
-        began = time.perf_counter()
-        connection.execute(UPDATE.format(name="sealed"))
-        seconds.append(time.perf_counter() - began)
-        connection.execute("VACUUM sealed")
-    return median(seconds[1:])
 
 
 def _in_turn(number: int) -> list[str]:

@@ -1,5 +1,6 @@
 """How fast the machine is at what everything is made of, so that the figures of two machines can be compared."""
 
+import subprocess
 import time
 from argparse import Namespace
 from collections.abc import Iterator
@@ -8,12 +9,14 @@ from hashlib import sha256
 import psycopg
 
 from benchmarks.common import Figure, make_table, median, server
+from pgseal.verifier.pool import count_processors
 
 CALLS = 200_000
 
 
 def run(arguments: Namespace) -> Iterator[Figure]:
     yield Figure("machine.sha256_300_bytes", median([_hash() for _ in range(arguments.rounds)]), "us")
+    yield Figure("machine.sha256_bytes_per_second", hash_limit(), "bytes/s")
     with server("machine") as cluster:
         dsn = cluster.create_database("bench")
         with psycopg.connect(dsn, autocommit=True) as connection:
@@ -36,3 +39,10 @@ def _query(connection: psycopg.Connection, rows: int) -> float:
     began = time.perf_counter()
     connection.execute("SELECT count(to_jsonb(t)) FROM sealed AS t")
     return (time.perf_counter() - began) / rows * 1e6
+
+
+def hash_limit() -> float:
+    """Return how many bytes all processors hash in a second, in the messages' mean size, by ``openssl speed``."""
+    command = ["openssl", "speed", "-multi", str(count_processors()), "-seconds", "3", "-bytes", "256", "sha256"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1].removesuffix("k")) * 1000

@@ -147,18 +147,19 @@ def hash_reader(tree_size: int, read_tiles: TileReader) -> HashReader:
     def read(coordinates: Sequence[Coordinate]) -> list[bytes]:
         places = [locate_hash(coordinate, tree_size) for coordinate in coordinates]
         tiles = sorted({tile for tile, _, _ in places})
-        contents = dict(zip(tiles, read_tiles(tiles), strict=True))
+        contents = {
+            tile: parse_tile(content, source=tile_path(tile))
+            for tile, content in zip(tiles, read_tiles(tiles), strict=True)
+        }
         return [_subtree_root(contents[tile], tile, start, end) for tile, start, end in places]
 
     return read
 
 
-def _subtree_root(content: bytes, tile: Tile, start: int, end: int) -> bytes:
-    hashes = parse_tile(content, source=tile_path(tile))[start:end]
+def _subtree_root(content: Sequence[bytes], tile: Tile, start: int, end: int) -> bytes:
+    hashes = content[start:end]
     if len(hashes) != end - start:
-        raise FormatError(
-            f"expected at least {tile.width} hashes, got {len(content) // HASH_BYTES}", source=tile_path(tile)
-        )
+        raise FormatError(f"expected at least {tile.width} hashes, got {len(content)}", source=tile_path(tile))
     while len(hashes) > 1:
         hashes = hash_pairs(hashes)
     return hashes[0]
@@ -183,12 +184,17 @@ def format_tile(hashes: Sequence[bytes]) -> bytes:
 
 def parse_tile(data: bytes, *, source: str, width: int | None = None) -> list[bytes]:
     """Return the hashes of a tile, exactly ``width`` of them where given; raises ``FormatError``."""
+    check_tile(data, source=source, width=width)
+    return [data[offset : offset + HASH_BYTES] for offset in range(0, len(data), HASH_BYTES)]
+
+
+def check_tile(data: bytes, *, source: str, width: int | None = None) -> None:
+    """Raise ``FormatError`` unless these can be the bytes of a tile, of exactly ``width`` hashes where given."""
     count, rest = divmod(len(data), HASH_BYTES)
     if rest or not 1 <= count <= TILE_WIDTH or (width is not None and count != width):
         raise FormatError(
             f"expected {width or '1 to 256'} hashes of {HASH_BYTES} bytes, got {len(data)} bytes", source=source
         )
-    return [data[offset : offset + HASH_BYTES] for offset in range(0, len(data), HASH_BYTES)]
 
 
 def format_entries(entries: Sequence[bytes]) -> bytes:

@@ -14,10 +14,10 @@ from pgseal.core.merkle import HASH_BYTES, HashReader
 from pgseal.core.tiles import (
     TILE_WIDTH,
     Tile,
+    check_tile,
     entries_path,
     hash_reader,
     parse_entries,
-    parse_tile,
     tile_at,
     tile_path,
 )
@@ -89,7 +89,7 @@ class LedgerReader:
         if len(data) < size:
             full = Tile(tile.level, tile.index)
             path, data = self._read_either(tile_path(tile), tile_path(full))
-            parse_tile(data, source=path, width=tile.width if path == tile_path(tile) else TILE_WIDTH)
+            check_tile(data, source=path, width=tile.width if path == tile_path(tile) else TILE_WIDTH)
             self._tiles[key] = data
             if len(self._tiles) > self._cached_tiles:
                 self._tiles.popitem(last=False)

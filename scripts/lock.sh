@@ -13,7 +13,7 @@ compile() { # OUTPUT ARGUMENTS...   without any configuration of this machine
 }
 
 .venv/bin/python -m pip install --quiet --require-hashes --no-deps --only-binary=:all: -r requirements/lock.txt
-compile dev.txt pyproject.toml --extra embedded --extra http --group dev "$@"
+compile dev.txt pyproject.toml --extra embedded --extra http --extra pkcs11 --group dev "$@"
 compile run.txt pyproject.toml --extra embedded --group build -c requirements/dev.txt # a part of dev.txt
 compile lock.txt --group lock "$@"
 if grep -nE '://|--(extra-)?index-[u]rl|--find-[l]inks|# via .*(^|[ =])/' requirements/*.txt; then

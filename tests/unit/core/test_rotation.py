@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pgseal.core.checkpoint import Checkpoint, format_checkpoint
 from pgseal.core.keys import KeyType, SignerKey
@@ -163,3 +165,25 @@ def test_without_a_rotation_it_is_one_key():
     for note in (note_of(7, MALLORY), note_of(7, SECOND)):
         with pytest.raises(SignatureError):
             keys.open(note)
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text()
+    | st.sampled_from([str(FIRST.verifier), str(SECOND.verifier)]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["from_size", "new", "old", "claimed", "endorsement"]) | st.text(), inner)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.one_of(st.binary(), JSON.map(lambda value: json.dumps(value).encode())), JSON)
+def test_nothing_but_its_own_errors_come_of_any_record(data: bytes, actor: object):
+    for one in (data, data_of(TO_SECOND.rotation)):
+        for other in (json.dumps(actor).encode(), data, actor_of(actor)):
+            with pytest.raises((FormatError, SignatureError)):
+                read_rotation(one, other, 12)

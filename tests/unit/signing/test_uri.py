@@ -1,6 +1,8 @@
 """``pkcs11:`` URIs (RFC 7512): what is understood, and that nothing else is."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pgseal.errors import FormatError
 from pgseal.signing.uri import TokenUri, parse_token_uri
@@ -45,3 +47,18 @@ def test_what_is_not_understood_is_refused_and_not_quoted(text: str, problem: st
     with pytest.raises(FormatError, match=problem) as caught:
         parse_token_uri(text, source="key")
     assert "4711" not in str(caught.value)
+
+
+PIECES = st.sampled_from(
+    ["token=", "object=", "id=%", "?", "&", ";", "module-path=/", "pin-source=", "env:", "%41", "é"]
+)
+
+
+@given(st.lists(st.one_of(st.text(max_size=8), PIECES), max_size=12).map("".join))
+def test_nothing_but_its_own_error_comes_of_any_text(text: str):
+    try:
+        found = parse_token_uri(f"pkcs11:{text}", source="key")
+    except FormatError:
+        return
+    assert found.module_path.startswith("/")
+    assert found.object is not None or found.id is not None

@@ -53,7 +53,7 @@ class SigningKeys:
         self._signers = settings.read_signers()
         #: The keys of the log as its records have them.
         self.log = LogKeys(self._signers[-1].verifier)
-        self.log.learn(read_rotations(vault.read_rotations()))
+        self.log.learn(read_rotations(vault.read_rotations(recorded=True)))
         newest = self.log.newest
         if newest not in {signer.verifier for signer in self._signers}:
             raise ConfigError(

@@ -279,19 +279,23 @@ class VaultStore:
         assert row is not None  # noqa: S101  a call gives a row
         return int(row[0])
 
-    def read_rotations(self) -> list[tuple[int | None, bytes, bytes]]:
-        """Return leaf index (None: not sealed yet), data and actor of all KEY_ROTATE records, the oldest first."""
+    def read_rotations(self, *, recorded: bool = False) -> list[tuple[int | None, bytes, bytes]]:
+        """Return leaf index, data and actor of all KEY_ROTATE records, the oldest first.
+
+        ``recorded``: also as they stand in the vault's trail, sealed or not, without an index. Reads that trail.
+        """
         with self._errors():
             sealed = self._connection.execute(
                 "SELECT leaf_index, data, actor FROM vault.record WHERE source = 'system' AND action = 'KEY_ROTATE' "
                 "AND trail = %s AND data IS NOT NULL AND actor IS NOT NULL ORDER BY leaf_index",
                 [VAULT_TRAIL],
             ).fetchall()
-            recorded = self._connection.execute(
+            unsealed = self._connection.execute(
                 "SELECT data::text, jsonb_build_object('claimed', claimed)::text FROM audit.record "
-                "WHERE source = 'system' AND action = 'KEY_ROTATE' AND data IS NOT NULL ORDER BY id"
+                "WHERE %s AND source = 'system' AND action = 'KEY_ROTATE' AND data IS NOT NULL ORDER BY id",
+                [recorded],
             ).fetchall()
-        rows = [*sealed, *((None, *row) for row in recorded)]
+        rows = [*sealed, *((None, *row) for row in unsealed)]
         return [(index, data.encode(), actor.encode()) for index, data, actor in rows]
 
     def read_leaf_age(self, leaf_index: int) -> float | None:

@@ -363,6 +363,18 @@ class Cluster:
         shutil.rmtree(self.data)
         _copy_tree(self.directory / name, self.data)
 
+    def keep(self, name: str = "snapshot") -> None:
+        """Stop, copy the data directory, and start again."""
+        self.stop()
+        self.snapshot(name)
+        self.start()
+
+    def put_back(self, name: str = "snapshot") -> None:
+        """Stop, go back to what `keep` kept, and start again."""
+        self.stop()
+        self.restore(name)
+        self.start()
+
     def base_backup(self, name: str = "backup") -> Path:
         """Take a backup of the running server with pg_basebackup, WAL included, for `restore` or `clone`."""
         destination = self.directory / name

@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -93,6 +94,15 @@ class Deployment:
 
     def track(self, *tables: str) -> None:
         self.call("track", *tables)
+
+    def elsewhere(self, directory: Path) -> "Deployment":
+        """The same log seen by somebody with a configuration and a memory of his own."""
+        directory.mkdir()
+        text, count = re.subn(r"(?m)^state = .*$", 'state = "state"', self.config.read_text())
+        assert count == 1
+        text = text.replace('"ledger"', f'"{self.ledger}"').replace(":pgseal.key", f":{self.directory}/pgseal.key")
+        (directory / "pgseal.toml").write_text(text)
+        return Deployment(self.source, self.vault, directory)
 
     # -- what is there
 

@@ -272,7 +272,6 @@ def test_damage_is_a_finding_of_verify_and_one_line_of_every_other_command(shell
             else:
                 shell.refuse(*command, code=code)
         mend()
-        assert shell.json("verify")["ok"], name
     check_unharmed(deployment)
 
 

@@ -31,12 +31,20 @@ def test_advice_and_its_commands(shell, deployment):
         'UPDATE audit.tracked SET mask = \'{"name": "redact"}\'',
         "SET log_statement = 'all'",
         f"ALTER DATABASE {name} SET log_statement = 'mod'",
+        "CREATE TABLE copied (id int)",
+        "CREATE FUNCTION silence() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN SET session_replication_role = origin; RETURN new; END $$",
+        "CREATE TRIGGER quiet BEFORE INSERT ON copied FOR EACH ROW EXECUTE FUNCTION silence()",
+        f"CREATE SUBSCRIPTION {name} CONNECTION 'dbname=none' PUBLICATION none WITH (connect = false)",
     )
+    assert not any("apply workers" in what for _, what in find(shell, code=1))
+    execute(deployment.source, "ALTER TABLE copied ENABLE REPLICA TRIGGER quiet")
     try:
         found = find(shell, code=1)
         for severity, what in (
             ("error", f"role {role} works with session_replication_role=replica"),
             ("warning", f"{role} may act as pgseal_owner"),
+            ("error", "trigger quiet of public.copied changes session_replication_role in apply workers"),
         ):
             assert (severity, what) in found
         (log,) = (advice["command"] for (_, what), advice in found.items() if "log_statement = mod" in what)
@@ -44,15 +52,23 @@ def test_advice_and_its_commands(shell, deployment):
         assert "ALTER SYSTEM SET log_min_error_statement = panic;" in log
         commands = [found[key]["command"] for key in found.keys() - before.keys()]
         for command in commands:
-            statement = command.removeprefix("if that is not meant: ")
-            if statement.startswith(("ALTER ROLE", "REVOKE")):
+            statement = command.removeprefix("if that is not meant: ").removeprefix(
+                "take it out of public.silence(), or "
+            )
+            if statement.startswith(("ALTER ROLE", "REVOKE", "ALTER TABLE")):
                 execute(deployment.source, statement)
         execute(deployment.source, f"ALTER DATABASE {name} RESET log_statement")
         after = find(shell, code=1)
         assert ("error", f"role {role} works with session_replication_role=replica") not in after
         assert ("warning", f"{role} may act as pgseal_owner") not in after
+        assert not any("apply workers" in what for _, what in after)
     finally:
-        execute(deployment.source, f"DROP ROLE {role}")
+        execute(
+            deployment.source,
+            f"ALTER SUBSCRIPTION {name} SET (slot_name = NONE)",
+            f"DROP SUBSCRIPTION {name}",
+            f"DROP ROLE {role}",
+        )
     assert "→" in shell("doctor", code=1).stdout
 
 

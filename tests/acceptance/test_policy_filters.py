@@ -93,7 +93,7 @@ def test_a_filter_in_the_file_is_planned_applied_and_changed(shell, clinic):
     assert "all rows are recorded, not only those where" in warning
     assert texts(shell) == [
         "public.old_bills: altered: capture follows, but wants renewing, with a new baseline",
-        f"public.old_bills: all rows are captured now, not only rows where {WHERE}: a column became another",
+        f"public.old_bills: all rows are captured now, not only rows where {WHERE}: what it tests became another",
         f"public.old_bills: captured: only rows where {WHERE} → all rows",
     ]
     shell("apply")

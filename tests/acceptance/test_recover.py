@@ -52,6 +52,15 @@ def change(deployment: Deployment, first: int, last: int) -> None:
             connection.execute("INSERT INTO item VALUES (%s, %s)", [number, f"note {number}"])
 
 
+def lose(made: Made, first: int, last: int) -> None:
+    """Insert and seal rows, and then restore the source as it was before."""
+    cluster, deployment = made
+    cluster.keep()
+    change(deployment, first, last)
+    deployment.seal()
+    cluster.put_back()
+
+
 def recover(deployment: Deployment, *arguments: str) -> dict[str, Any]:
     """Recover the one trail that needs it and see that all is well."""
     [found] = deployment.call("recover", "--yes", *arguments)["recovered"]
@@ -79,16 +88,12 @@ def point_to(deployment: Deployment, dsn: str) -> Deployment:
 
 def test_a_restored_backup_loses_what_came_after_it_and_nothing_more(made: Made):
     cluster, deployment = made
-    cluster.stop()
-    cluster.snapshot()
-    cluster.start()
+    cluster.keep()
     change(deployment, 21, 30)
     deployment.seal()
     sealed = deployment.checkpoint().size
     lost = deployment.trail_ids()[-10:]
-    cluster.stop()
-    cluster.restore()
-    cluster.start()
+    cluster.put_back()
     # The application goes on before anybody notices; ids and xids of what was lost are drawn again.
     change(deployment, 101, 103)
     assert set(deployment.trail_ids()[-3:]) <= set(lost)
@@ -119,15 +124,8 @@ def test_a_restored_backup_loses_what_came_after_it_and_nothing_more(made: Made)
 
 
 def test_recovering_is_told_in_the_ledger_before_anything_of_the_new_incarnation(made: Made):
-    cluster, deployment = made
-    cluster.stop()
-    cluster.snapshot()
-    cluster.start()
-    change(deployment, 21, 22)
-    deployment.seal()
-    cluster.stop()
-    cluster.restore()
-    cluster.start()
+    _, deployment = made
+    lose(made, 21, 22)
     change(deployment, 31, 32)
     recover(deployment)
     entries = [json.loads(entry) for entry in deployment.entries()]
@@ -140,16 +138,12 @@ def test_going_back_twice_and_forth_again(made: Made):
     """What a first restore took away can be back after a second one, to a later backup of the old server."""
     cluster, deployment = made
     for name, first in (("early", 21), ("late", 31)):
-        cluster.stop()
-        cluster.snapshot(name)
-        cluster.start()
+        cluster.keep(name)
         change(deployment, first, first + 9)
         deployment.seal()
     # The late backup is not behind what was sealed since the early one came back: there somebody has to say it.
     for name, lost, said in (("early", 20, ()), ("late", 10 + 1, ("--kind", "restored")), ("early", 20 + 2, ())):
-        cluster.stop()
-        cluster.restore(name)
-        cluster.start()
+        cluster.put_back(name)
         with pytest.raises(RollbackError):
             deployment.seal()  # noted: before long the server shows no sign of it any more
         number = 1000 + lost
@@ -307,19 +301,12 @@ def test_a_removed_record_cannot_be_called_a_restore(made: Made):
 @pytest.mark.parametrize("attack", ["a row changed", "a row removed in the middle", "a row added, dated back"])
 def test_tampering_does_not_hide_behind_a_restore(made: Made, attack: str):
     """A real restore, and besides it somebody with superuser rights was at work."""
-    cluster, deployment = made
+    _, deployment = made
     with closing(Sealer.open(deployment.settings)) as sealer:
         sealer.beat()  # so that it shows which batch comes later
     change(deployment, 21, 25)
     deployment.seal()
-    cluster.stop()
-    cluster.snapshot()
-    cluster.start()
-    change(deployment, 31, 40)
-    deployment.seal()
-    cluster.stop()
-    cluster.restore()
-    cluster.start()
+    lose(made, 31, 40)
     ids = deployment.trail_ids()
     fifth, free = ids[4], max(set(range(ids[4] - 20, ids[4])) - set(ids))
     if attack == "a row changed":
@@ -343,15 +330,8 @@ def test_tampering_does_not_hide_behind_a_restore(made: Made, attack: str):
 
 
 def test_a_second_record_of_an_incarnation_says_nothing(made: Made):
-    cluster, deployment = made
-    cluster.stop()
-    cluster.snapshot()
-    cluster.start()
-    change(deployment, 21, 22)
-    deployment.seal()
-    cluster.stop()
-    cluster.restore()
-    cluster.start()
+    _, deployment = made
+    lose(made, 21, 22)
     found = recover(deployment)
     del found["unsealed"]
     change(deployment, 31, 33)
@@ -389,15 +369,8 @@ def test_rows_that_only_an_administrator_of_the_vault_knew_are_told(made: Made):
 
 
 def test_an_altered_vault_is_not_recovered_from(made: Made):
-    cluster, deployment = made
-    cluster.stop()
-    cluster.snapshot()
-    cluster.start()
-    change(deployment, 21, 22)
-    deployment.seal()
-    cluster.stop()
-    cluster.restore()
-    cluster.start()
+    _, deployment = made
+    lose(made, 21, 22)
     query(deployment.vault, "UPDATE vault.record SET data = replace(data, 'note 7', 'note 8') WHERE trail = 'clinic'")
     document = deployment.call("recover", "--yes", expect=1)
     assert {one["kind"] for one in document["findings"]} == {"altered_record"}
@@ -405,15 +378,8 @@ def test_an_altered_vault_is_not_recovered_from(made: Made):
 
 
 def test_nothing_is_recovered_without_a_yes(made: Made):
-    cluster, deployment = made
-    cluster.stop()
-    cluster.snapshot()
-    cluster.start()
-    change(deployment, 21, 22)
-    deployment.seal()
-    cluster.stop()
-    cluster.restore()
-    cluster.start()
+    _, deployment = made
+    lose(made, 21, 22)
     deployment.run("recover", expect=2)
     assert query(deployment.vault, "SELECT incarnation FROM vault.feed WHERE trail = 'clinic'") == [(1,)]
     deployment.call("recover", "nosuch", "--yes", expect=2)
@@ -421,15 +387,8 @@ def test_nothing_is_recovered_without_a_yes(made: Made):
 
 
 def test_killed_after_recording_the_sealer_goes_on_by_itself(made: Made, monkeypatch):
-    cluster, deployment = made
-    cluster.stop()
-    cluster.snapshot()
-    cluster.start()
-    change(deployment, 21, 30)
-    deployment.seal()
-    cluster.stop()
-    cluster.restore()
-    cluster.start()
+    _, deployment = made
+    lose(made, 21, 30)
     change(deployment, 41, 60)
     examine_now(deployment, Said("restored"), write=True)
     # Also in the middle of the first batch, where some rows have been passed over and some have not.

@@ -1,6 +1,7 @@
 """What the attacks on a source begin with: tables of both kinds of capture, roles of every kind, a whole deployment."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -86,6 +87,21 @@ def clinic(source: psycopg.Connection, vault_database: str, tmp_path: Any) -> De
     run(source, "INSERT INTO item VALUES (1, 'a')", "INSERT INTO visit VALUES (1, 'a')")
     deployment.seal()
     return deployment
+
+
+@contextmanager
+def at_work(deployment: Deployment, dsn: str, table: str) -> Iterator[psycopg.Connection]:
+    """A superuser at work on one side; afterwards its rows are put back as they were, which verify confirms."""
+    place = sql.SQL(table)  # pyright: ignore[reportArgumentType]
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE TABLE public.aside AS SELECT * FROM {}").format(place))
+        try:
+            yield connection
+        finally:
+            connection.execute(sql.SQL("DELETE FROM {}").format(place))
+            connection.execute(sql.SQL("INSERT INTO {} SELECT * FROM public.aside").format(place))
+            connection.execute("DROP TABLE public.aside")
+    deployment.check_verified()
 
 
 def read_warnings(deployment: Deployment) -> str:

@@ -10,6 +10,8 @@ from psycopg import sql
 from tests.attacks.attack import Attack
 from tests.attacks.conftest import MODES, follow, make_table, run
 
+#: The oldest and the newest at hand: the suite is long.
+pytestmark = pytest.mark.servers(15, 18)
 STAGED = (
     Attack(
         13,

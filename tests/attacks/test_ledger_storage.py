@@ -1,6 +1,5 @@
 """Attacks 17, 18 and 20: whoever stores the ledger changes its files, puts an old checkpoint back, or another key's."""
 
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -93,7 +92,7 @@ def test_swapped_files_are_found(deployment, kind):
 
 def test_an_older_checkpoint_is_a_rollback(deployment):
     """Also to somebody who verifies elsewhere, with a memory of his own."""
-    elsewhere = auditor(deployment)
+    elsewhere = deployment.elsewhere(deployment.directory / "auditor")
     elsewhere.check_verified()
     old = (deployment.ledger / "checkpoint").read_bytes()
     query(deployment.source, "INSERT INTO item VALUES (1000)")
@@ -110,17 +109,3 @@ def test_another_key_is_not_the_logs(deployment):
     other = SignerKey(ORIGIN, b"o" * 32)
     (deployment.ledger / "checkpoint").write_bytes(sign_note(format_checkpoint(checkpoint), other))
     assert "signature" in find(deployment)
-
-
-def auditor(deployment: Deployment) -> Deployment:
-    """The same log seen by somebody with a state directory of his own."""
-    directory = deployment.directory / "auditor"
-    directory.mkdir()
-    text, count = re.subn(r"(?m)^state = .*$", f'state = "{directory}/state"', deployment.config.read_text())
-    assert count == 1
-    for name in ("ledger", "pgseal.key"):
-        text = text.replace(f'"{name}"', f'"{deployment.directory}/{name}"').replace(
-            f":{name}", f":{deployment.directory}/{name}"
-        )
-    (directory / "pgseal.toml").write_text(text)
-    return Deployment(deployment.source, deployment.vault, directory)

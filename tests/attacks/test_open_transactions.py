@@ -11,6 +11,8 @@ from tests.attacks.attack import Attack
 from tests.attacks.conftest import run
 from tests.deployments import Deployment
 
+#: The oldest and the newest at hand: the suite is long.
+pytestmark = pytest.mark.servers(15, 18)
 STAGED = (
     Attack(
         26,

@@ -12,6 +12,8 @@ from tests.attacks.conftest import changes, follow, run
 
 from pgseal.trail.health import read_trigger_faults
 
+#: The oldest and the newest at hand: the suite is long.
+pytestmark = pytest.mark.servers(15, 18)
 STAGED = (
     Attack(
         11,

@@ -1,6 +1,5 @@
 """Attacks 7, 16 and 31: source, vault, or all there is are put back to an earlier moment, and work goes on."""
 
-import re
 import shutil
 from contextlib import closing
 from pathlib import Path
@@ -54,63 +53,38 @@ def change(deployment: Deployment, first: int, last: int) -> None:
     deployment.seal()
 
 
-def keep(cluster: Cluster) -> None:
-    cluster.stop()
-    cluster.snapshot()
-    cluster.start()
-
-
-def put_back(cluster: Cluster) -> None:
-    cluster.stop()
-    cluster.restore()
-    cluster.start()
-
-
 def find(deployment: Deployment) -> set[tuple[str, str]]:
     return {(one["kind"], one["where"]) for one in deployment.call("verify", expect=1)["findings"]}
 
 
-def test_a_source_put_back_stops_the_sealer_before_it_seals_anything(servers, deployment):
-    keep(servers[0])
+@pytest.mark.parametrize(
+    ("server", "side", "words"),
+    [(0, "trail", "pgseal recover"), (1, "vault", "the vault holds")],
+    ids=["source", "vault"],
+)
+def test_one_side_put_back_stops_the_sealer_before_it_seals_anything(servers, deployment, server, side, words):
+    servers[server].keep()
     change(deployment, 11, 20)
     size = deployment.checkpoint().size
-    put_back(servers[0])
+    servers[server].put_back()
     query(deployment.source, "INSERT INTO item VALUES (100, 'after')")
-    with pytest.raises(RollbackError):
+    with pytest.raises(RollbackError, match=words):
         deployment.seal()
     assert deployment.checkpoint().size == size
-    assert ("missing_record", "trail") in find(deployment)
-
-
-def test_a_vault_put_back_stops_the_sealer_before_it_seals_anything(servers, deployment):
-    keep(servers[1])
-    change(deployment, 11, 20)
-    size = deployment.checkpoint().size
-    put_back(servers[1])
-    query(deployment.source, "INSERT INTO item VALUES (100, 'after')")
-    with pytest.raises(RollbackError, match="the vault holds"):
-        deployment.seal()
-    assert deployment.checkpoint().size == size
-    assert ("missing_record", "vault") in find(deployment)
+    assert ("missing_record", side) in find(deployment)
 
 
 def test_everything_put_back_together_is_seen_by_whoever_remembers(servers, deployment, tmp_path):
     """All that the operator has is consistent again; only a memory that he does not have says otherwise."""
-    directory = tmp_path / "auditor"
-    directory.mkdir()
-    text = deployment.config.read_text().replace('"ledger"', f'"{deployment.ledger}"')
-    text = text.replace(":pgseal.key", f":{deployment.directory}/pgseal.key")
-    (directory / "pgseal.toml").write_text(re.sub(r"(?m)^state = .*$", 'state = "state"', text))
-    elsewhere = Deployment(deployment.source, deployment.vault, directory)
-
+    elsewhere = deployment.elsewhere(tmp_path / "auditor")
     for cluster in servers:
-        keep(cluster)
+        cluster.keep()
     for name in ("ledger", "state"):
         shutil.copytree(tmp_path / name, tmp_path / "old" / name)
     change(deployment, 11, 20)
     elsewhere.check_verified()
     for cluster in servers:
-        put_back(cluster)
+        cluster.put_back()
     for name in ("ledger", "state"):
         shutil.rmtree(tmp_path / name)
         shutil.copytree(tmp_path / "old" / name, tmp_path / name)
@@ -126,12 +100,7 @@ def test_two_sealers_with_one_key_are_refused(deployment, tmp_path):
     with closing(Sealer.open(deployment.settings)), pytest.raises(ConflictError):
         deployment.seal()
     # With a state directory of his own, too: the vault knows.
-    other = tmp_path / "other"
-    other.mkdir()
-    text = deployment.config.read_text().replace('"ledger"', f'"{deployment.ledger}"')
-    text = text.replace(":pgseal.key", f":{deployment.directory}/pgseal.key")
-    (other / "pgseal.toml").write_text(re.sub(r"(?m)^state = .*$", f'state = "{other}/state"', text))
-    second = Deployment(deployment.source, deployment.vault, other)
+    second = deployment.elsewhere(tmp_path / "other")
     with closing(Sealer.open(deployment.settings)), pytest.raises(ConflictError):
         second.seal()
     # And when the first is gone: a sealer without the memory does not sign.

@@ -1,11 +1,8 @@
 """Attacks 1, 2, 3, 5 and 6: a source's superuser changes, removes, adds and re-numbers sealed rows of the trail."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import psycopg
 import pytest
 from tests.attacks.attack import Attack
+from tests.attacks.conftest import at_work
 from tests.deployments import TRAIL, Deployment, deploy, query
 
 _WHO, _SOON = "source superuser", "at the next `pgseal verify`; the newest rows also when the sealer next starts"
@@ -54,20 +51,6 @@ def deployment(database: str, vault_database: str, tmp_path) -> Deployment:
     return deployment
 
 
-@contextmanager
-def attacked(deployment: Deployment) -> Iterator[psycopg.Connection]:
-    """A superuser at work; afterwards the trail is put back as it was."""
-    with psycopg.connect(deployment.source, autocommit=True) as connection:
-        connection.execute("CREATE TABLE public.aside AS SELECT * FROM audit.record")
-        try:
-            yield connection
-        finally:
-            connection.execute("DELETE FROM audit.record")
-            connection.execute("INSERT INTO audit.record SELECT * FROM public.aside")
-            connection.execute("DROP TABLE public.aside")
-    deployment.check_verified()
-
-
 def find(deployment: Deployment) -> list[tuple[str, str, int | None]]:
     findings = deployment.call("verify", expect=1)["findings"]
     assert {one["trail"] for one in findings} == {TRAIL}
@@ -87,7 +70,7 @@ def test_every_column_is_bound(deployment):
         deployment.source, "SELECT id FROM audit.record WHERE action = 'UPDATE' AND key = '{\"id\": 2}'"
     )
     for column, value in OTHER.items():
-        with attacked(deployment) as connection:
+        with at_work(deployment, deployment.source, "audit.record") as connection:
             changed = connection.execute(f"UPDATE audit.record SET {column} = {value} WHERE id = {record_id}")
             assert changed.rowcount == 1
             found = find(deployment)
@@ -101,14 +84,14 @@ def test_every_column_is_bound(deployment):
 
 def test_a_deleted_row_is_missed(deployment):
     record_id = deployment.trail_ids()[4]
-    with attacked(deployment) as connection:
+    with at_work(deployment, deployment.source, "audit.record") as connection:
         connection.execute("DELETE FROM audit.record WHERE id = %s", [record_id])
         assert find(deployment) == [("missing_record", "trail", record_id)]
 
 
 def test_the_newest_rows_are_missed_and_stop_the_sealer(deployment):
     newest = deployment.trail_ids()[-3:]
-    with attacked(deployment) as connection:
+    with at_work(deployment, deployment.source, "audit.record") as connection:
         connection.execute("DELETE FROM audit.record WHERE id = ANY(%s)", [newest])
         assert find(deployment) == [("missing_record", "trail", record_id) for record_id in newest]
         size = deployment.checkpoint().size
@@ -123,7 +106,7 @@ def test_a_row_that_pretends_to_be_old_is_forged(deployment, old):
     ids = deployment.trail_ids()
     free = next(number for number in range(ids[-1], 0, -1) if number not in ids)
     values = {"id": str(free), "recorded_at": "recorded_at - interval '1 minute'", "xid": "xid"}
-    with attacked(deployment):
+    with at_work(deployment, deployment.source, "audit.record"):
         if old == "time":
             values["id"] = "nextval('audit.record_id_seq')"
         elif old == "xid":
@@ -143,7 +126,7 @@ def test_a_row_that_pretends_to_be_old_is_forged(deployment, old):
 
 def test_swapped_rows_are_both_found(deployment):
     first, second = deployment.trail_ids()[3:5]
-    with attacked(deployment) as connection:
+    with at_work(deployment, deployment.source, "audit.record") as connection:
         connection.execute(
             "UPDATE audit.record AS r SET (key, old, new) = (SELECT o.key, o.old, o.new FROM public.aside AS o "
             "WHERE o.id = %(a)s + %(b)s - r.id) WHERE r.id IN (%(a)s, %(b)s)",
@@ -154,6 +137,6 @@ def test_swapped_rows_are_both_found(deployment):
 
 def test_renumbered_rows_are_missed(deployment):
     last = deployment.trail_ids()[-1]
-    with attacked(deployment) as connection:
+    with at_work(deployment, deployment.source, "audit.record") as connection:
         connection.execute("UPDATE audit.record SET id = id + 1 WHERE id = %s", [last])
         assert ("missing_record", "trail", last) in find(deployment)

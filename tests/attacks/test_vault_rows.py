@@ -1,11 +1,10 @@
 """Attacks 15, 29 (in part) and 30: a vault's administrator changes, removes, adds, re-numbers and blanks records."""
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 
-import psycopg
 import pytest
 from tests.attacks.attack import Attack
+from tests.attacks.conftest import at_work
 from tests.deployments import TRAIL, Deployment, deploy, query
 
 from pgseal.errors import AlteredRecordError, MissingRecordError
@@ -54,20 +53,6 @@ def deployment(database: str, vault_database: str, tmp_path) -> Deployment:
     return deployment
 
 
-@contextmanager
-def attacked(deployment: Deployment) -> Iterator[psycopg.Connection]:
-    """An administrator at work; afterwards the vault is put back as it was."""
-    with psycopg.connect(deployment.vault, autocommit=True) as connection:
-        connection.execute("CREATE TABLE public.aside AS SELECT * FROM vault.record")
-        try:
-            yield connection
-        finally:
-            connection.execute("DELETE FROM vault.record")
-            connection.execute("INSERT INTO vault.record SELECT * FROM public.aside")
-            connection.execute("DROP TABLE public.aside")
-    deployment.check_verified()
-
-
 def find(deployment: Deployment) -> set[tuple[str, str, int | None]]:
     return {
         (one["kind"], one["where"], one["index"]) for one in deployment.call("verify", expect=1)["findings"]
@@ -81,27 +66,27 @@ def test_every_column_is_bound(deployment):
     )
     assert sorted(row[0] for row in columns) == sorted(OTHER)
     for column, value in OTHER.items():
-        with attacked(deployment) as connection:
+        with at_work(deployment, deployment.vault, "vault.record") as connection:
             assert connection.execute(f"UPDATE vault.record SET {column} = {value} WHERE leaf_index = 7").rowcount == 1
             kind = "missing_record" if column == "leaf_index" else "altered_record"
             assert (kind, "vault", 7) in find(deployment), column
 
 
 def test_deleted_inserted_and_renumbered(deployment):
-    with attacked(deployment) as connection:
+    with at_work(deployment, deployment.vault, "vault.record") as connection:
         connection.execute("DELETE FROM vault.record WHERE leaf_index = 7")
         assert ("missing_record", "vault", 7) in find(deployment)
-    with attacked(deployment) as connection:
+    with at_work(deployment, deployment.vault, "vault.record") as connection:
         connection.execute("DELETE FROM vault.record WHERE leaf_index > 10")
         assert {("missing_record", "vault", index) for index in range(11, 21)} <= find(deployment)
     others = ", ".join(column for column in OTHER if column not in {"leaf_index", "id"})
-    with attacked(deployment) as connection:
+    with at_work(deployment, deployment.vault, "vault.record") as connection:
         connection.execute(
             f"INSERT INTO vault.record (leaf_index, id, {others}) "
             f"SELECT 5000, 1::bigint << 40, {others} FROM vault.record LIMIT 1"
         )
         assert find(deployment) == {("missing_record", "vault", 5000)}
-    with attacked(deployment) as connection:
+    with at_work(deployment, deployment.vault, "vault.record") as connection:
         connection.execute("ALTER TABLE vault.record DROP CONSTRAINT record_leaf_index_ck")
         connection.execute("UPDATE vault.record SET leaf_index = -leaf_index WHERE leaf_index IN (7, 8)")
         connection.execute("UPDATE vault.record SET leaf_index = 15 + leaf_index WHERE leaf_index IN (-7, -8)")
@@ -111,7 +96,7 @@ def test_deleted_inserted_and_renumbered(deployment):
 
 @pytest.mark.parametrize("columns", [("data", "data_salt"), ("actor", "actor_salt"), ("data_salt",)])
 def test_blanked_content_is_no_erasure(deployment, columns):
-    with attacked(deployment) as connection:
+    with at_work(deployment, deployment.vault, "vault.record") as connection:
         blank = ", ".join(f"{column} = NULL" for column in columns)
         connection.execute(f"UPDATE vault.record SET {blank} WHERE leaf_index = 7")
         assert find(deployment) == {("unauthorized_erasure", "vault", 7)}

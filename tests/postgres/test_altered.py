@@ -188,6 +188,7 @@ def test_a_table_captured_by_statements_cannot_become_a_child(source: psycopg.Co
             source.execute(statement)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.servers(15, 18)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_single_trigger_is_missed(source: psycopg.Connection, kind: str):
     source.execute(KINDS[kind])  # pyright: ignore[reportArgumentType]
@@ -203,6 +204,7 @@ def test_every_single_trigger_is_missed(source: psycopg.Connection, kind: str):
                 assert ("public.t", name, fault) in [(f.place, f.trigger, f.fault) for f in read_trigger_faults(source)]
 
 
+@pytest.mark.servers(15, 18)
 def test_a_trigger_put_in_the_place_of_ours_is_noticed(source: psycopg.Connection):
     source.execute(KINDS["row"])
     source.execute("CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")

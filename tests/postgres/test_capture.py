@@ -1,4 +1,4 @@
-"""What row capture records, on every major: images, keys, actors, and what no session can bend."""
+"""What row capture records, images, keys, actors, and what no session can bend."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +11,9 @@ from pgseal.core.record import format_relation
 from pgseal.errors import CaptureError, ConfigError
 from pgseal.trail.capture import TableRule
 from pgseal.trail.track import track, untrack
+
+#: The oldest and the newest at hand: the suite is long.
+pytestmark = pytest.mark.servers(15, 18)
 
 Row = dict[str, Any]
 

@@ -84,6 +84,42 @@ def test_a_write_is_refused_if_the_policy_says_so(source: psycopg.Connection, mo
     assert len(images(source)) == 4
 
 
+@pytest.mark.servers(15, 18)
+def test_a_refusal_shows_no_hidden_value(source: psycopg.Connection, mode: str):
+    """The error that the application gets says where it comes from: never with a value that is masked or left out."""
+    make_table(source, mode, "hashed text, cut text, gone text, big text")
+    masks = {"hashed": "hash", "cut": "last4"}
+    rule = TableRule(["gone"], masks, oversize="reject", require_actor="reject")
+    track(source.info.dsn, "public", "t", rule, side="source")
+    hidden, large = "'s3cret' || i, 's3cret' || i, 's3cret' || i", "repeat('x', 1000001)"
+    attempts = [
+        (psycopg.errors.InsufficientPrivilege, f"INSERT INTO t SELECT i, {hidden}, 'x' FROM generate_series(1, 1) i"),
+        (psycopg.errors.InsufficientPrivilege, f"INSERT INTO t SELECT i, {hidden}, 'x' FROM generate_series(1, 3) i"),
+        (
+            psycopg.errors.ProgramLimitExceeded,
+            f"INSERT INTO t SELECT i, {hidden}, {large} FROM generate_series(1, 1) i",
+        ),
+        (
+            psycopg.errors.ProgramLimitExceeded,
+            f"INSERT INTO t SELECT i, {hidden}, {large} FROM generate_series(1, 3) i",
+        ),
+    ]
+    for altered in (False, True):
+        if altered:
+            run(source, "ALTER TABLE t ADD later int")
+        for expected, statement in attempts:
+            with source.transaction(force_rollback=True):
+                if expected is psycopg.errors.ProgramLimitExceeded:
+                    run(source, 'SELECT audit.set_context(\'{"actor": "alice"}\')')
+                with pytest.raises(expected, match="pgseal") as caught, source.transaction():
+                    run(source, statement)
+            said = caught.value.diag
+            shown = [getattr(said, name) for name in dir(said) if not name.startswith("_")]
+            assert any("capture" in str(field) for field in shown), "the context says whose function it was"
+            assert "s3cret" not in str(shown)
+    assert images(source) == []
+
+
 def test_json_that_jsonb_cannot_hold(source: psycopg.Connection, mode: str):
     make(source, mode, "v json, w json[]", "keep")
     value = '{"a":"\\u0000","b":"\\ud800"}'

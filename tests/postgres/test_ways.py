@@ -13,8 +13,8 @@ import pytest
 from psycopg import sql
 from tests.clusters import Cluster
 from tests.replay import find_differences, replay_trail
+from tests.replication import replicating, subscribe, wait_for
 
-from pgseal.postgres import connect, install_schema
 from pgseal.trail.capture import TableRule
 from pgseal.trail.track import track
 
@@ -612,27 +612,16 @@ def test_replica_role_that_changes_within_a_statement(t: psycopg.Connection):
 
 @pytest.mark.slow
 def test_a_logical_replication_worker(new_cluster: Any, any_cluster: Cluster, mode: str):
-    publisher: Cluster = new_cluster(any_cluster.major, {"wal_level": "logical"}, label="publisher")
-    subscriber: Cluster = new_cluster(any_cluster.major, label="subscriber")
-    dsn = subscriber.create_database("copy")
-    publisher.create_database("original")
-    with connect(dsn, side="source") as installer:
-        install_schema(installer, "audit", "pgseal.trail", side="source")
-    with (
-        psycopg.connect(publisher.dsn("original"), autocommit=True) as original,
-        psycopg.connect(dsn, autocommit=True) as copy,
-    ):
+    with replicating(new_cluster, any_cluster.major) as (original, copy):
         for connection in (original, copy):
             run(connection, "CREATE TABLE t (id int PRIMARY KEY, v text)")
         run(original, "INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c')")
-        run(original, "CREATE PUBLICATION p FOR TABLE t")
         run(copy, NOTHING)
         if mode == "row":
             run(copy, "CREATE TRIGGER zz AFTER UPDATE ON t FOR EACH ROW EXECUTE FUNCTION nothing()")
-        track(dsn, "public", "t", TableRule(), side="source")
-        run(copy, f"CREATE SUBSCRIPTION s CONNECTION '{publisher.dsn('original')}' PUBLICATION p")
+        track(copy.info.dsn, "public", "t", TableRule(), side="source")
+        subscribe(original, copy)
         wait_for(lambda: len(changes(copy)) == 3)
-        wait_for(lambda: copy.execute("SELECT srsubstate FROM pg_subscription_rel").fetchall() == [("r",)])
         run(original, "UPDATE t SET v = v || '!' WHERE id < 3")
         with original.transaction():
             run(original, "DELETE FROM t WHERE id = 3")
@@ -648,11 +637,3 @@ def test_a_logical_replication_worker(new_cluster: Any, any_cluster: Cluster, mo
         run(original, "TRUNCATE t")
         wait_for(lambda: changes(copy)[-1][0] == "TRUNCATE")
         check_replay(copy)
-        run(copy, "DROP SUBSCRIPTION s")
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

@@ -18,6 +18,8 @@ from psycopg.conninfo import make_conninfo
 from pgseal.trail.capture import TableRule
 from pgseal.trail.track import track
 
+#: The oldest and the newest at hand: the suite is long.
+pytestmark = pytest.mark.servers(15, 18)
 PGBOUNCER = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/bin")
 
 

@@ -37,6 +37,7 @@ def apply(
         return
     if not as_json:
         show_plan(found)
+    found.check_can_be_applied()
     with show_steps(quiet=as_json) as progress:
         tracked = apply_steps(
             where.admin_dsn.reveal(),

@@ -50,6 +50,8 @@ def plan(
             from pgseal.cli.output import format_count, say
 
             following = "next: pgseal apply" if found.steps or found.repairs else "pgseal apply mends none of it"
+            if found.refusals:
+                following = "pgseal apply does none of it until pgseal.toml is changed"
             say(f"{format_count(len(found.changes), 'difference')}.  {following}")
     return FOUND if check and found.changes else 0
 
@@ -106,6 +108,7 @@ def print_script(source: "Source", found: "Plan") -> None:
     from pgseal.postgres import connect, translated_errors
     from pgseal.trail.apply import format_script
 
+    found.check_can_be_applied()
     side = f"source {source.name!r}"
     with closing(connect(source.admin_dsn.reveal(), side=side)) as connection, translated_errors(side):
         lines: Sequence[str] = format_script(connection, found.steps, found.repairs)

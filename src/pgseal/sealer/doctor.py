@@ -195,6 +195,22 @@ _SOURCE_CHECKS = (
         "ALTER {1} RESET session_replication_role;",
     ),
     _Check(
+        "error",
+        """
+        SELECT quote_ident(t.tgname), t.tgrelid::regclass, p.oid::regprocedure
+        FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+        WHERE NOT t.tgisinternal AND t.tgenabled IN ('A', 'R') AND t.tgparentid = 0
+            AND p.pronamespace <> 'audit'::regnamespace
+            AND concat(p.prosrc, p.proconfig) ~* 'session_replication_role'
+            AND EXISTS (SELECT FROM audit.tracked WHERE mode = 'statement')
+            AND EXISTS (SELECT s.oid FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid
+                        WHERE d.datname = current_database())
+        """,
+        "trigger {0} of {1} changes session_replication_role in apply workers",
+        "what such a worker changes from then on in tables that are captured a statement at a time is not recorded",
+        "take it out of {2}, or ALTER TABLE {1} DISABLE TRIGGER {0};",
+    ),
+    _Check(
         "warning",
         """
         SELECT string_agg(s.name || ' = ' || s.setting, ', ' ORDER BY s.name),

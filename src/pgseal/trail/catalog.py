@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Literal
 
@@ -43,7 +43,7 @@ class Column:
     """One live column of a table; ``type_name`` is the built-in type that its values have in an image.
 
     ``number`` is its attnum, which stays the same when it is renamed. ``is_long`` says that values can be of any size.
-    ``type_oid`` is the type that it was declared with.
+    ``type_oid`` is the type that it was declared with, ``labels`` what an enum has, each with its oid in pg_enum.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Column:
     number: int = 0
     is_long: bool = False
     type_oid: int = 0
+    labels: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,18 +303,22 @@ def _read_columns(connection: Connection, oid: int) -> tuple[Column, ...]:
             FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
             WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v'
         ), base AS (
-            SELECT attnum, typtype, typbasetype FROM live
+            SELECT attnum, type_oid, typtype, typbasetype FROM live
             UNION ALL
-            SELECT b.attnum, t.typtype, t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.typbasetype
+            SELECT b.attnum, t.oid, t.typtype, t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.typbasetype
             WHERE b.typtype = 'd'
         )
-        SELECT l.attnum, l.attname, l.type_oid::bigint,
-               (SELECT b.typtype FROM base b WHERE b.attnum = l.attnum AND b.typtype <> 'd'), l.is_long
-        FROM live l ORDER BY l.attnum
+        SELECT l.attnum, l.attname, l.type_oid::bigint, b.typtype, l.is_long,
+               ARRAY(SELECT e.enumlabel::text FROM pg_enum e WHERE e.enumtypid = b.type_oid ORDER BY e.enumsortorder),
+               ARRAY(SELECT e.oid::bigint FROM pg_enum e WHERE e.enumtypid = b.type_oid ORDER BY e.enumsortorder)
+        FROM live l JOIN base b ON b.attnum = l.attnum AND b.typtype <> 'd' ORDER BY l.attnum
         """,
         [oid],
     ).fetchall()
-    return tuple(make_column(*row, is_long=is_long) for *row, is_long in rows)
+    return tuple(
+        replace(make_column(*row, is_long=is_long), labels=tuple(zip(labels, numbers, strict=True)))
+        for *row, is_long, labels, numbers in rows
+    )
 
 
 def _read_mode(connection: Connection, oid: int) -> Literal["row", "statement"]:
@@ -375,10 +380,14 @@ def _count_rows(connection: Connection, table: sql.Identifier) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A table that could be captured, as far as a pattern needs to know."""
+    """A table that could be captured, as far as a pattern needs to know.
+
+    ``former`` are the columns that its capture hides or tests, as they were called when it was made.
+    """
 
     relation: str
     columns: frozenset[str]
+    former: frozenset[str] = frozenset()
 
 
 def list_candidates(connection: Connection) -> list[Candidate]:
@@ -387,8 +396,11 @@ def list_candidates(connection: Connection) -> list[Candidate]:
         """
         SELECT n.nspname, c.relname,
             ARRAY(SELECT a.attname::text FROM pg_attribute a
-                  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
+                  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+            ARRAY(SELECT unnest(t.exclude) UNION ALL SELECT jsonb_object_keys(t.mask)
+                  UNION ALL SELECT f.name FROM jsonb_to_recordset(t.row_filter -> 'columns') f(name text))
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        LEFT JOIN audit.tracked t ON t.table_oid = c.oid
         WHERE c.relkind IN ('r', 'p', 'f') AND NOT c.relispartition AND c.relpersistence <> 't'
             AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'audit', 'vault') AND n.nspname !~ '^pg_toast'
             AND NOT EXISTS (SELECT FROM pg_depend d
@@ -396,4 +408,7 @@ def list_candidates(connection: Connection) -> list[Candidate]:
         ORDER BY 1, 2
         """
     ).fetchall()
-    return [Candidate(format_relation(schema, name), frozenset(columns)) for schema, name, columns in rows]
+    return [
+        Candidate(format_relation(schema, name), frozenset(columns), frozenset(former))
+        for schema, name, columns, former in rows
+    ]

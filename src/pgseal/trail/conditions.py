@@ -6,6 +6,7 @@ What keeps a filter from being bent (docs/adr/0016-row-filters.md):
   (enums, domains, floats, …) by the text they are printed as. Characters are compared by their bytes.
 - Constants are checked and normalised here: no ``now``, no ``1/2/2026``, no timestamp that needs a session's time zone.
 - Operators, types and the collation are pg_catalog's by name.
+- A label of an enum that was renamed since is not there to be compared with: then every row is covered.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from uuid import UUID
 
 from psycopg import sql
 
+from pgseal.core.encoding import shorten
 from pgseal.errors import ConfigError
 from pgseal.trail.catalog import Column, Encoding
 from pgseal.trail.filter import (
@@ -62,6 +64,11 @@ def check_filter(found: Filter, relation: str, columns: Sequence[Column], hidden
 
 def _check_constant(relation: str, column: Column, constant: Constant) -> None:
     kind = _kind_of(column)
+    if column.labels and constant not in dict(column.labels):
+        raise ConfigError(
+            f"{relation}: 'where' compares {column.name!r} with {format_constant(constant)}, which is none of its "
+            f"type's labels: {shorten([label for label, _ in column.labels])}"
+        )
     try:
         kind.normalise(constant)
     except (ValueError, TypeError, OverflowError) as error:
@@ -151,22 +158,50 @@ def format_condition(found: Filter, columns: Sequence[Column], row: str) -> sql.
 
     An expression without subqueries: it stays prepared, and is not even prepared for a column of another type.
     """
-    return _write(found, columns, lambda column, is_typed: format_value(column, row, as_text=not is_typed))
+    test = _write(found, columns, lambda column, is_typed: format_value(column, row, as_text=not is_typed))
+    return _or_lost(test, found, columns)
 
 
 def format_stored(found: Filter, columns: Sequence[Column]) -> dict[str, Any]:
     """Return a filter as the registry keeps it, for tables that are altered (``audit.format_filter``).
 
     ``test`` is a condition on a row ``tested``, whose columns are called by number; it reads their printed values,
-    because a cast would be looked for even where the type is another by now. ``columns`` are these with their types.
+    because a cast would be looked for even where the type is another by now. ``columns`` are these with their types,
+    and the labels of enums that they are compared with.
     """
     tested = [column for column in columns if column.name in list_columns(found)]
-    test = _write(found, columns, _reference_by_number)
+    test = _or_lost(_write(found, columns, _reference_by_number), found, columns)
     return {
         "where": format_filter(found),
-        "columns": [{"number": column.number, "name": column.name, "type": column.type_oid} for column in tested],
+        "columns": [
+            {"number": column.number, "name": column.name, "type": column.type_oid}
+            | ({"labels": labels} if (labels := _find_labels(found, [column])) else {})
+            for column in tested
+        ],
         "test": test.as_string(),
     }
+
+
+def _find_labels(found: Filter, columns: Sequence[Column]) -> dict[str, int]:
+    """Return the labels of enums that columns are compared with, and their oids."""
+    by_name = {column.name: dict(column.labels) for column in columns}
+    return {
+        str(constant): by_name[test.column][str(constant)]
+        for test in iter_comparisons(found)
+        for constant in test.constants
+        if str(constant) in by_name.get(test.column, {})
+    }
+
+
+def _or_lost(test: sql.Composed, found: Filter, columns: Sequence[Column]) -> sql.Composed:
+    labels: dict[int, str] = {}
+    for column in columns:
+        labels |= {oid: label for label, oid in _find_labels(found, [column]).items()}
+    if not labels:
+        return test
+    return sql.SQL("({} OR audit.lost_labels({}::oid[], {}::text[]))").format(
+        test, sql.Literal(list(labels)), sql.Literal(list(labels.values()))
+    )
 
 
 def _reference_by_number(column: Column, is_typed: bool) -> sql.Composable:  # noqa: FBT001  as the other one is called

@@ -160,7 +160,8 @@ class Drift:
 
     ``is_anew``: it was dropped, and there is another one of its name.
 
-    ``lost_filter`` is its filter, if a column that it tests is gone or has another type: all rows are recorded.
+    ``lost_filter`` is its filter, if a column that it tests is gone or has another type, or a label of an enum that it
+    tests for is not what it was: all rows are recorded.
     """
 
     relation: str
@@ -174,7 +175,7 @@ def read_drift(connection: Connection) -> list[Drift]:
     rows = connection.execute(
         """
         SELECT t.relation, audit.format_relation(t.table_oid), (
-            SELECT t.row_filter ->> 'where' WHERE EXISTS (
+            SELECT t.row_filter ->> 'where' WHERE l.is_lost OR EXISTS (
                 SELECT FROM jsonb_to_recordset(t.row_filter -> 'columns') f(number smallint, type oid)
                 WHERE NOT EXISTS (
                     SELECT FROM pg_attribute a WHERE a.attrelid = t.table_oid AND a.attnum = f.number
@@ -182,8 +183,12 @@ def read_drift(connection: Connection) -> list[Drift]:
             audit.format_relation(t.table_oid) IS NULL AND EXISTS (
                 SELECT FROM pg_class c WHERE c.relkind IN ('r', 'p', 'f')
                 AND audit.format_relation(c.oid) = t.relation)
-        FROM audit.tracked t
-        WHERE audit.layout(t.table_oid) IS DISTINCT FROM t.layout ORDER BY t.relation
+        FROM audit.tracked t CROSS JOIN LATERAL (SELECT EXISTS (
+            SELECT FROM jsonb_to_recordset(t.row_filter -> 'columns') f(labels jsonb)
+            CROSS JOIN jsonb_each_text(f.labels) AS used(label, number)
+            LEFT JOIN pg_enum e ON e.oid = used.number::oid AND e.enumlabel = used.label
+            WHERE e.oid IS NULL)) l(is_lost)
+        WHERE l.is_lost OR audit.layout(t.table_oid) IS DISTINCT FROM t.layout ORDER BY t.relation
         """,
     ).fetchall()
     return [Drift(*row) for row in rows]

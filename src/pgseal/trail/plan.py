@@ -11,7 +11,7 @@ from psycopg import sql
 from pgseal.core.record import parse_relation
 from pgseal.errors import CaptureError, ConfigError
 from pgseal.postgres import Connection, quote_name
-from pgseal.trail.capture import CHOICES, TableRule
+from pgseal.trail.capture import TableRule
 from pgseal.trail.catalog import Table, list_candidates, read_table
 from pgseal.trail.health import (
     HAS_CHILDREN,
@@ -26,6 +26,7 @@ from pgseal.trail.marks import read_touched_objects
 from pgseal.trail.policy import Entry, Wish, expand
 from pgseal.trail.registry import Made, Registered, find_registered, list_made
 from pgseal.trail.repartition import find_gone, read_repartition
+from pgseal.trail.rules import Unfollowed, compare_rules, describe_rows, find_unfollowed
 from pgseal.trail.steps import Step, Track
 from pgseal.trail.track import check_owners, check_rule, plan_untrack
 
@@ -48,13 +49,20 @@ class Change:
 class Plan:
     """Differences, the steps on tables that mend them, and the statements (run as pgseal_owner) that mend the schema.
 
-    ``skipped`` are tables that a pattern matches and that cannot be captured, with the reason.
+    ``skipped`` are tables that a pattern matches and that cannot be captured, with the reason. ``refusals`` say what
+    keeps all of it from being applied until the policy is changed.
     """
 
     changes: Sequence[Change]
     steps: Sequence[Step]
     repairs: Sequence[sql.Composed]
     skipped: Sequence[tuple[str, str]]
+    refusals: Sequence[str] = ()
+
+    def check_can_be_applied(self) -> None:
+        """Raise ``ConfigError`` if the policy has to be changed before anything is applied."""
+        if self.refusals:
+            raise ConfigError("; ".join(self.refusals))
 
 
 def read_plan(connection: Connection, entries: Mapping[str, Entry], *, side: str) -> Plan:
@@ -66,12 +74,13 @@ def read_plan(connection: Connection, entries: Mapping[str, Entry], *, side: str
         side: words for errors.
 
     Raises:
-        ConfigError: a name, pattern or column that is not there, or tables that the login does not own: all of them.
+        ConfigError: a name, pattern or column that is not there, or tables that the login does not own: all of them. A
+            column that was there when capture was made is a difference.
     """
     wishes, tables, skipped = _resolve(connection, entries)
     made = list_made(connection)
     drifts = {drift.relation: drift for drift in read_drift(connection)}
-    changes, steps = _plan_tables(connection, wishes, tables, made, drifts, side)
+    changes, steps, refusals = _plan_tables(connection, wishes, tables, made, drifts, side)
     current = [
         (replace(_read_named(connection, one.relation), mode=one.mode), one.rule, one.layout)
         for one in made
@@ -95,7 +104,7 @@ def read_plan(connection: Connection, entries: Mapping[str, Entry], *, side: str
     if touched := [one for one in read_touched_objects(connection) if one.subject not in _subjects(differences)]:
         changes += [Change("~", one.subject, one.fault, is_foreign=True) for one in touched]
         repairs.append(_trusted("SELECT audit.note_marks()"))
-    return Plan(changes, steps, repairs, skipped)
+    return Plan(changes, steps, repairs, skipped, refusals)
 
 
 def _plan_tables(
@@ -105,56 +114,76 @@ def _plan_tables(
     made: Sequence[Made],
     drifts: Mapping[str, Drift],
     side: str,
-) -> tuple[list[Change], list[Step]]:
+) -> tuple[list[Change], list[Step], list[str]]:
     faults: dict[str, list[TriggerFault]] = {}
     for fault in read_trigger_faults(connection):
         faults.setdefault(fault.relation, []).append(fault)
+    kept = {one.relation: one.rule for one in made}
     changes: list[Change] = []
     steps: list[Step] = []
+    errors: list[str] = []
     refusals: list[str] = []
     touched: dict[int, str] = {}
     met: set[str] = set()
     for wish in wishes:
         table = tables[wish.relation]
         known = find_registered(connection, table)
-        before: TableRule | None = None
+        wrong: list[TriggerFault] = []
+        unfollowed: list[Unfollowed] = []
+        found = list(_compare(wish, table, known, drifts))
         if known is not None:
             met.add(known.relation)
-            before = next(one.rule for one in made if one.relation == known.relation)
-        found = list(_compare(wish, table, known, drifts))
-        wrong = faults.get(known.relation, []) if known else []
+            wrong = faults.get(known.relation, [])
+            if known.oid == table.oid:
+                unfollowed = list(find_unfollowed(wish, table, kept[known.relation], known.rule))
+            found += _compare_rules(wish, known, unfollowed)
         if not found and not wrong:
             continue
         step = _step(connection, table, wish.rule, known)
         # Where nothing but single partitions is concerned, the others are left alone.
         steps.append(step if found else read_repartition(connection, step.table, step.rule) or step)
-        changes += found
-        changes += [
-            Change(
-                "~",
-                wish.relation,
-                fault.describe(wish.relation),
-                is_foreign=not fault.is_routine,
-                by_hand=_mend_by_hand(fault),
-            )
-            for fault in wrong
-        ]
+        changes += [*found, *_describe_faults(wish, wrong)]
         touched[table.oid] = table.relation
-        try:
-            check_rule(table, wish.rule)
-        except ConfigError as error:
-            refusals.append(f"{error}{_describe_renamed(table, before, known)}")
+        refusals += [f"{table.relation}: {one.text}; {one.way_out}" for one in unfollowed]
+        errors += [] if unfollowed else _find_errors(table, wish.rule)
     unwanted = [one for one in made if one.relation not in met]
     try:
         check_owners(connection, {**touched, **{one.oid: one.relation for one in unwanted}}, side)
     except ConfigError as error:
-        refusals.append(str(error))
-    if refusals:
-        raise ConfigError("; ".join(refusals))
+        errors.append(str(error))
+    if errors:
+        raise ConfigError("; ".join(errors))
     for one in unwanted:
         changes.append(Change("-", one.relation, "captured, and not in the policy"))
         steps.append(plan_untrack(connection, one.relation, side=side))
-    return changes, steps
+    return changes, steps, refusals
+
+
+def _compare_rules(wish: Wish, known: Registered, unfollowed: Sequence[Unfollowed]) -> Iterator[Change]:
+    if unfollowed:
+        for one in unfollowed:
+            yield Change("~", wish.relation, one.text, is_foreign=True, by_hand=one.way_out)
+        return
+    for text in compare_rules(known.rule, wish.rule):
+        yield Change("~", wish.relation, text)
+
+
+def _describe_faults(wish: Wish, faults: Sequence[TriggerFault]) -> Iterator[Change]:
+    for fault in faults:
+        yield Change(
+            "~",
+            wish.relation,
+            fault.describe(wish.relation),
+            is_foreign=not fault.is_routine,
+            by_hand=_mend_by_hand(fault),
+        )
+
+
+def _find_errors(table: Table, rule: TableRule) -> Iterator[str]:
+    try:
+        check_rule(table, rule)
+    except ConfigError as error:
+        yield str(error)
 
 
 def _resolve(
@@ -177,7 +206,7 @@ def _resolve(
 def _compare(wish: Wish, table: Table, known: Registered | None, drifts: Mapping[str, Drift]) -> Iterator[Change]:
     if known is None:
         matched = f", matched by {wish.pattern!r}" if wish.pattern else ""
-        only = f", {_rows(wish.rule)}" if wish.rule.where else ""
+        only = f", {describe_rows(wish.rule)}" if wish.rule.where else ""
         yield Change("+", wish.relation, f"not captured yet{matched}{only}")
         return
     if known.relation != wish.relation:
@@ -187,53 +216,18 @@ def _compare(wish: Wish, table: Table, known: Registered | None, drifts: Mapping
     elif known.is_altered:
         yield Change("~", wish.relation, "altered: capture follows, but wants renewing, with a new baseline")
     if known.relation in drifts and drifts[known.relation].lost_filter:
-        yield Change("~", wish.relation, f"all rows are captured now, not {_rows(known.rule)}: a column became another")
+        yield Change(
+            "~",
+            wish.relation,
+            f"all rows are captured now, not {describe_rows(known.rule)}: what it tests became another",
+        )
     if known.baseline == "pending":
         yield Change("~", wish.relation, "the rows that stood before are not recorded")
-    for text in _compare_rules(known.rule, wish.rule):
-        yield Change("~", wish.relation, text)
 
 
 def _mend_by_hand(fault: TriggerFault) -> str:
     name = shlex.quote(fault.relation)
     return f"pgseal untrack {name}, then pgseal track {name}" if fault.fault == HAS_CHILDREN else ""
-
-
-def _describe_renamed(table: Table, before: TableRule | None, known: Registered | None) -> str:
-    """Say what hidden columns are called now that the registry knows under another name, or nothing."""
-    if before is None or known is None or known.oid != table.oid:
-        return ""
-    found: list[str] = []
-    for column in (*before.exclude, *before.mask):
-        fate = _fate(before, column)
-        names = [name for name in (*known.rule.exclude, *known.rule.mask)
-                 if _fate(known.rule, name) == fate and _fate(before, name) == "recorded"]  # fmt: skip
-        if names and _fate(known.rule, column) == "recorded":
-            found.append(f"{column!r} is called {' or '.join(map(repr, names))} now")
-    if before.where != known.rule.where:
-        found.append(f"'where' reads {known.rule.where} now")
-    return f"; {', '.join(found)}: change it in pgseal.toml, then pgseal apply" if found else ""
-
-
-def _compare_rules(known: TableRule, wish: TableRule) -> Iterator[str]:
-    for column in sorted({*known.exclude, *known.mask, *wish.exclude, *wish.mask}):
-        before, after = _fate(known, column), _fate(wish, column)
-        if before != after:
-            yield f"column {column}: {before} → {after}"
-    for name in CHOICES:
-        before, after = getattr(known, name), getattr(wish, name)
-        if before != after:
-            yield f"{name}: {before} → {after}"
-    if known.where != wish.where:
-        yield f"captured: {_rows(known)} → {_rows(wish)}"
-
-
-def _rows(rule: TableRule) -> str:
-    return f"only rows where {rule.where}" if rule.where else "all rows"
-
-
-def _fate(rule: TableRule, column: str) -> str:
-    return "left out" if column in rule.exclude else rule.mask.get(column, "recorded")
 
 
 def _step(connection: Connection, table: Table, rule: TableRule, known: Registered | None) -> Track:

@@ -47,7 +47,7 @@ def expand(entries: Mapping[str, Entry], candidates: Sequence[Candidate]) -> lis
     tables that have them. An outright name is a wish also where there is no such table.
 
     Raises:
-        ConfigError: a pattern that matches nothing, or a column or filter of one that no matching table has.
+        ConfigError: a pattern that matches nothing, or a column or filter of one that no matching table has or had.
     """
     wishes: dict[str, Wish] = {}
     for pattern, entry in entries.items():
@@ -56,6 +56,9 @@ def expand(entries: Mapping[str, Entry], candidates: Sequence[Candidate]) -> lis
         matched = [candidate for candidate in candidates if _matches(candidate.relation, pattern, entry.exceptions)]
         if not matched:
             raise ConfigError(f"{pattern!r} matches no table")
+        there = frozenset[str]().union(*(candidate.columns for candidate in matched))
+        # What none of them has any more is wished for where it was: the plan says that it is gone.
+        matched = [replace(one, columns=one.columns | (one.former - there)) for one in matched]
         for column in (*entry.rule.exclude, *entry.rule.mask):
             if not any(column in candidate.columns for candidate in matched):
                 raise ConfigError(f"no table that {pattern!r} matches has a column {column!r}")

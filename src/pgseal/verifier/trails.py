@@ -148,7 +148,7 @@ class TrailCheck:
         pending = [leaf for leaf in leaves if leaf >= known.tree_size]
         if self._passed is not None and self._passed[0] == id_:
             # More of what was already found equal.
-            self._report_repeated(id_, self._passed[1], len(rows))
+            self._judge_others(id_, self._passed[1], len(rows))
             self._report_resealed(id_, self._passed[1], [leaf for leaf in sound if leaf != self._passed[1]])
         elif not sound and id_ in known.damaged:
             self._seen_damaged.add(id_)
@@ -188,7 +188,7 @@ class TrailCheck:
                 )
         elif is_sealed and right.mark == b"f":
             self._report_forgotten(id_, leaf_index)
-        self._report_repeated(id_, leaf_index, len(rows) - 1)
+        self._judge_others(id_, leaf_index, len(rows) - 1)
 
     def _judge_by_entry(self, id_: int, leaf_index: int, rows: Sequence[Line]) -> None:
         if not rows:
@@ -199,12 +199,22 @@ class TrailCheck:
         right = next((number for number, names in enumerate(found) if not names), 0)
         if found[right]:
             self._report_altered(id_, leaf_index, found[right])
-        self._report_repeated(id_, leaf_index, len(rows) - 1)
+        self._judge_others(id_, leaf_index, len(rows) - 1)
+
+    def _judge_others(self, id_: int, leaf_index: int, count: int) -> None:
+        """Judge ``count`` rows that have the id of a sealed record, and are not it."""
+        if count and id_ in self._known.malformed:
+            self._judge_malformed(id_)
+            count -= 1
+        self._report_repeated(id_, leaf_index, count)
+
+    def _judge_malformed(self, id_: int) -> None:
+        self._seen_malformed.add(id_)
+        self._report_malformed(id_, self._known.malformed[id_], "not sealed as it stands")
 
     def _judge_unsealed(self, id_: int, row: Line) -> None:
         if id_ in self._known.malformed:
-            self._seen_malformed.add(id_)
-            self._report_malformed(id_, self._known.malformed[id_], "not sealed as it stands")
+            self._judge_malformed(id_)
         elif row.mark == b"t":
             self._findings.add(
                 ForgedRecordError(

@@ -104,8 +104,24 @@ def test_malformed_row_is_named():
     damaged = Sample(files | {"checkpoint": sign(2, root)}, root, rows, MemoryTrail([rows[0], make_row(1, time=None)]))
     assert find(damaged, "trail") == [("malformed_record", "clinic", 2, 1)]
     assert damaged.verify().unchecked_trails == ("vault (incarnation 1)",)
+    assert "not sealed as it stands" in damaged.verify().findings[0].detail
     damaged.trail.rows.pop()
     assert find(damaged, "trail") == [("malformed_record", "clinic", 2, 1)]
+    assert "gone from the trail" in damaged.verify().findings[0].detail
+
+
+@pytest.mark.parametrize("change", [{}, {"xid": 1}], ids=["sound", "altered"])
+@pytest.mark.parametrize("place", [1, 2])
+def test_malformed_row_beside_a_sealed_one_with_its_id_is_not_called_gone(place: int, change: dict[str, int]):
+    rows = [make_row(0), make_row(1), make_row(2, trail="vault", id=1, action="MALFORMED", source="system",
+                                 relation=None, data=b'{"trail": "clinic", "id": 2, "hash": "00"}')]  # fmt: skip
+    files, root = build_files([form_leaf(row) or b"" for row in rows])
+    trail = MemoryTrail([rows[0], replace(rows[1], **change)])
+    trail.rows.insert(place, make_row(1, time=None))
+    found = Sample(files | {"checkpoint": sign(3, root)}, root, rows, trail).verify().findings
+    altered = [("altered_record", 1)] if change else []
+    assert [(one.kind, one.index) for one in found] == [*altered, ("malformed_record", 2)]
+    assert "not sealed as it stands" in found[-1].detail
 
 
 def test_trail_without_a_source_is_named_as_unchecked(sample: Sample):

@@ -251,6 +251,21 @@ AS $pgseal$
     LEFT JOIN audit.live_columns($1) AS c ON c.number = f.number
 $pgseal$;
 
+-- Whether an enum has not all of these labels any more, under the oids that they had. Called for rows that a filter does not
+-- cover. What a snapshot shows of a label that was renamed since is not what values are printed as.
+CREATE FUNCTION audit.lost_labels(numbers oid[], labels text[]) RETURNS boolean
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $pgseal$
+BEGIN
+    RETURN cardinality(numbers) > (
+        SELECT count(*) FROM pg_enum AS e
+        WHERE e.oid = ANY (numbers) AND e.enumlabel = labels[array_position(numbers, e.oid)]
+            AND CASE WHEN e.xmax <> 0 THEN pg_xact_status(audit.widen(e.xmax)) = 'aborted' ELSE true END
+    );
+END
+$pgseal$;
+
 -- Rows that move between partitions (docs/adr/0015) ----------------------------------------------------------
 
 -- PostgreSQL moves a row by deleting it in one partition and inserting it into another; row triggers see only that. What

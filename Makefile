@@ -2,7 +2,7 @@
 # ARGS is handed on: make test ARGS="tests/unit -k merkle"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench fuzz soak lock clean
+.PHONY: help setup demo test check format bench fuzz interop mutants soak lock clean
 PYTHON ?= python3
 export PYTHON
 
@@ -36,9 +36,18 @@ bench:  ## measure; writes build/bench.json
 	@scripts/setup.sh dev postgres
 	.venv/bin/python -m benchmarks $(ARGS)
 
-fuzz:  ## property tests with many more examples (FUZZ_EXAMPLES=20000)
-	@scripts/setup.sh dev
-	.venv/bin/python -m pytest -m hypothesis --hypothesis-profile=fuzz $(ARGS)
+fuzz:  ## every parser under atheris (FUZZ_SECONDS=60 each), then property tests with FUZZ_EXAMPLES=20000
+	@scripts/setup.sh dev fuzz
+	nice .venv/bin/python -m tests.fuzz
+	nice .venv/bin/python -m pytest -m hypothesis --hypothesis-profile=fuzz $(ARGS)
+
+interop:  ## implementations of others (Go, Python) read what we sign, and we what they sign
+	@scripts/setup.sh dev interop
+	.venv/bin/python -m pytest tests/interop $(ARGS)
+
+mutants:  ## take every check against an attack away, one at a time: its tests must fail
+	@scripts/setup.sh dev postgres
+	.venv/bin/python -m tests.mutants $(ARGS)
 
 soak:  ## the tests that run for as long as they are told (SOAK_SECONDS=600)
 	@scripts/setup.sh dev postgres

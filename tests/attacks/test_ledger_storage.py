@@ -1,6 +1,7 @@
 """Attacks 17, 18 and 20: whoever stores the ledger changes its files, puts an old checkpoint back, or another key's."""
 
 import shutil
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from tests.deployments import ORIGIN, Deployment, deploy, query
 
 from pgseal.core.checkpoint import format_checkpoint
 from pgseal.core.keys import SignerKey
-from pgseal.core.note import sign_note
+from pgseal.core.note import parse_note, sign_note
 
 _SOON = "at the next `pgseal verify`"
 STAGED = (
@@ -107,5 +108,11 @@ def test_an_older_checkpoint_is_a_rollback(deployment):
 def test_another_key_is_not_the_logs(deployment):
     checkpoint = deployment.checkpoint()
     other = SignerKey(ORIGIN, b"o" * 32)
-    (deployment.ledger / "checkpoint").write_bytes(sign_note(format_checkpoint(checkpoint), other))
+    note = sign_note(format_checkpoint(checkpoint), other)
+    (deployment.ledger / "checkpoint").write_bytes(note)
+    assert "signature" in find(deployment)
+    # Labelled as the log's own: an id of four bytes is soon found, too.
+    text, [line] = parse_note(note)
+    payload = b64encode(deployment.settings.read_verifier().key_id + line.payload).decode()
+    (deployment.ledger / "checkpoint").write_text(f"{text}\n— {ORIGIN} {payload}\n", encoding="utf-8")
     assert "signature" in find(deployment)

@@ -124,6 +124,17 @@ def test_a_row_that_pretends_to_be_old_is_forged(deployment, old):
         )
 
 
+def test_a_second_row_with_a_sealed_id_is_forged(deployment):
+    record_id = deployment.trail_ids()[4]
+    rest = ", ".join(column for column in OTHER if column not in {"id", "recorded_at"})
+    with at_work(deployment, deployment.source, "audit.record") as connection:
+        connection.execute(
+            f"INSERT INTO audit.record (id, recorded_at, {rest}) "
+            f"SELECT id, recorded_at + interval '1 second', {rest} FROM audit.record WHERE id = {record_id}"
+        )
+        assert find(deployment) == [("forged_record", "trail", record_id)]
+
+
 def test_swapped_rows_are_both_found(deployment):
     first, second = deployment.trail_ids()[3:5]
     with at_work(deployment, deployment.source, "audit.record") as connection:

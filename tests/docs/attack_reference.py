@@ -5,6 +5,8 @@ from importlib import import_module
 from pathlib import Path
 
 from tests.attacks.attack import Attack
+from tests.mutants.mutant import Mutant
+from tests.mutants.table import MUTANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 PATH = ROOT / "docs" / "reference" / "attacks.md"
@@ -20,6 +22,14 @@ The numbers are those of the design's red-team table. What pgseal does *not* pro
 | # | attacker | attack | caught by | how soon | staged in |
 |---|---|---|---|---|---|
 """
+CHECKS = """
+## What happens without the check
+
+`make mutants` takes these checks away, one at a time, in a copy of the program. Then the test beside it fails.
+
+| # | check, in `src/pgseal` | test, in `tests/attacks` |
+|---|---|---|
+"""
 
 
 def find_attacks() -> Iterator[tuple[Attack, str]]:
@@ -31,9 +41,16 @@ def find_attacks() -> Iterator[tuple[Attack, str]]:
 
 def format_reference() -> str:
     rows = sorted(find_attacks(), key=lambda found: (found[0].number, found[1]))
-    return HEADER + "".join(
+    attacks = [
         f"| {one.number} | {one.who} | {one.what} | {one.caught} | {one.soon} | `{name}` |\n" for one, name in rows
-    )
+    ]
+    checks = [_format_check(mutant) for mutant in sorted(MUTANTS, key=lambda mutant: mutant.attack)]
+    return "".join((HEADER, *attacks, CHECKS, *dict.fromkeys(checks)))
+
+
+def _format_check(mutant: Mutant) -> str:
+    places = " and ".join(f"`{one.place}`" for one in mutant.all)
+    return f"| {mutant.attack} | {places} | `{mutant.test.partition('[')[0]}` |\n"
 
 
 if __name__ == "__main__":

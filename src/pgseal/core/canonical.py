@@ -160,8 +160,9 @@ def parse_canonical_string(quoted: str, *, source: str) -> str:
     """Return the string whose canonical JSON text is ``quoted``, quotes included; raises ``FormatError``."""
     try:
         value, end = _scan_string(quoted, 1, True)  # noqa: FBT003 - strict: no control characters
-    except json.JSONDecodeError as error:
-        raise FormatError(f"not JSON: {error.msg[:1].lower()}{error.msg[1:]}", source=source) from error
+    except ValueError as error:  # without anything at all, not even a JSONDecodeError
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise FormatError(f"not JSON: {reason[:1].lower()}{reason[1:]}", source=source) from error
     # An escaped half of a character becomes one that is not escaped, and so is refused here, too.
     if end != len(quoted) or _encode_string(value) != quoted:
         raise FormatError(f"string is not in canonical form (RFC 8785): {shorten(quoted)}", source=source)

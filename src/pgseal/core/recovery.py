@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pgseal.core.canonical import JsonValue, parse_json
+from pgseal.core.encoding import parse_decimal
 from pgseal.core.envelope import require_members
 from pgseal.core.ranges import parse_number, parse_ranges
 from pgseal.errors import FormatError
@@ -128,6 +129,6 @@ def _parse_server(value: JsonValue, source: str) -> Server:
 
 def _parse_id(members: Mapping[str, JsonValue], name: str, source: str) -> int:
     value = members[name]
-    if not isinstance(value, str) or not value.isascii() or not value.isdigit() or value != str(int(value)):
+    if not isinstance(value, str):
         raise FormatError(f"expected {name} as a decimal string", source=source)
-    return int(value)
+    return parse_decimal(value, source=f"{source}, {name}")

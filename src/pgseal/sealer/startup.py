@@ -12,6 +12,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
 
+from pgseal.core.encoding import shorten
 from pgseal.core.leaf import LeafBuilder
 from pgseal.core.ranges import LeafRanges
 from pgseal.errors import (
@@ -197,7 +198,8 @@ def _parse(line: bytes, leaves: LeafBuilder) -> VaultRow:
     try:
         return parse_row(line, leaves)
     except FormatError as error:
-        index = line.split(b"\t", 1)[0].decode()
+        field = line.split(b"\t", 1)[0]
+        index = field.decode() if field.isdigit() else shorten(field)
         raise AlteredRecordError(
             f"the vault's row of leaf {index} cannot be a record ({error})", where="vault"
         ) from error

@@ -18,9 +18,10 @@ import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from pgseal.errors import ConfigError, ConflictError, ForkError, UnavailableError
+from pgseal.core.canonical import parse_json
+from pgseal.errors import ConfigError, ConflictError, ForkError, FormatError, UnavailableError
 
 _CHECKPOINT = "checkpoint"
 _PUBLISHED = "published"
@@ -28,6 +29,9 @@ _FEEDS = "feeds"
 _FINDING = "finding"
 _WITNESSES = "witnesses"
 _LOCK = "sealer.lock"
+# Far more than is ever written.
+_MAX_BYTES = 4 << 20
+_MAX_DEPTH = 8
 
 
 class SealerState:
@@ -155,10 +159,8 @@ def read_feed_memory(directory: Path, trail: str) -> list[Any] | None:
 
 
 def _read_feeds(directory: Path) -> dict[str, list[Any]]:
-    with suppress(ValueError, UnavailableError):
-        found: Any = json.loads(_read(directory / _FEEDS) or b"{}")
-        if isinstance(found, dict):
-            return found  # pyright: ignore[reportUnknownVariableType]  only compared
+    with suppress(UnavailableError):
+        return _parse_object(_read(directory / _FEEDS)) or {}  # only compared
     return {}
 
 
@@ -170,26 +172,30 @@ def read_finding(directory: Path) -> dict[str, Any] | None:
     content = _read(directory / _FINDING)
     if content is None:
         return None
-    with suppress(ValueError):
-        found: Any = json.loads(content)
-        if isinstance(found, dict):
-            return found  # pyright: ignore[reportUnknownVariableType]
-    return {"detail": f"{directory / _FINDING} is damaged"}
+    return _parse_object(content) or {"detail": f"{directory / _FINDING} is damaged"}
 
 
 def read_witnesses(directory: Path) -> dict[str, Any]:
     """Return what the sealer found wrong with each witness the last time, without locking; empty if it did not say."""
-    with suppress(ValueError):
-        found: Any = json.loads(_read(directory / _WITNESSES) or b"{}")
-        if isinstance(found, dict):
-            return found  # pyright: ignore[reportUnknownVariableType]  shown to people
-    return {}
+    return _parse_object(_read(directory / _WITNESSES)) or {}  # shown to people
 
 
 def _read(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise UnavailableError(f"cannot read {path} ({error.strerror})") from error
+    if len(data) > _MAX_BYTES:
+        raise UnavailableError(f"cannot read {path} (more than {_MAX_BYTES} bytes, which pgseal never writes there)")
+    return data
+
+
+def _parse_object(data: bytes | None) -> dict[str, Any] | None:
+    """Return the JSON object in a file of ours; None if it is none, or damaged."""
+    with suppress(FormatError):
+        value = parse_json(data or b"", source="state", max_bytes=_MAX_BYTES, max_depth=_MAX_DEPTH)
+        return cast("dict[str, Any]", value) if isinstance(value, dict) else None
+    return None

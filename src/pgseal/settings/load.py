@@ -47,6 +47,9 @@ def load(path: Path = DEFAULT_PATH, environ: Mapping[str, str] | None = None) ->
         document: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {_describe_syntax_error(error, text)}") from error
+    except (ValueError, RecursionError):
+        # Not chained: it may quote a value.
+        raise ConfigError(f"{path}: a number is too long to be read, or values are nested too deep") from None
     overridden = _apply_overrides(path, document, environ)
 
     def locate(key_path: KeyPath) -> str:

@@ -100,8 +100,8 @@ def _parse_dsn(dsn: str, where: str) -> dict[str, str]:
 
     try:
         return {name: str(value) for name, value in conninfo.conninfo_to_dict(dsn).items() if value is not None}
-    except ProgrammingError:
-        # Not chained: libpq quotes what it could not read, which may be the password.
+    except (ProgrammingError, UnicodeError):
+        # Not chained: they quote what it could not read, which may be the password.
         raise ConfigError(
             f"{where}: not a connection string; expected postgresql://user@host:port/database or "
             "'host=… dbname=… user=…' (special characters in a password are percent-encoded)"

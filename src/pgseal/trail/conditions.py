@@ -30,6 +30,7 @@ from pgseal.trail.filter import (
     format_filter,
     iter_comparisons,
     list_columns,
+    show,
 )
 from pgseal.trail.images import format_value
 
@@ -66,14 +67,15 @@ def _check_constant(relation: str, column: Column, constant: Constant) -> None:
     kind = _kind_of(column)
     if column.labels and constant not in dict(column.labels):
         raise ConfigError(
-            f"{relation}: 'where' compares {column.name!r} with {format_constant(constant)}, which is none of its "
-            f"type's labels: {shorten([label for label, _ in column.labels])}"
+            f"{relation}: 'where' compares {column.name!r} with {show(format_constant(constant))}, which is none of "
+            f"its type's labels: {shorten([label for label, _ in column.labels])}"
         )
     try:
         kind.normalise(constant)
     except (ValueError, TypeError, OverflowError) as error:
         raise ConfigError(
-            f"{relation}: 'where' compares {column.name!r} with {format_constant(constant)}: expected {kind.expected}"
+            f"{relation}: 'where' compares {column.name!r} with {show(format_constant(constant))}: "
+            f"expected {kind.expected}"
         ) from error
 
 

@@ -125,12 +125,19 @@ def format_constant(constant: Constant) -> str:
     return format(constant, "f") if isinstance(constant, Decimal) else str(constant)
 
 
+def show(text: str) -> str:
+    """Return what was written, for a message of one line: line breaks and the like as escapes."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 class _Token(NamedTuple):
     kind: str
     text: str
     position: int
 
 
+# What no text of PostgreSQL holds: NUL, and halves of characters, as which bytes of a command that are no UTF-8 arrive.
+_IMPOSSIBLE = re.compile("[\0\ud800-\udfff]")
 _TOKEN = re.compile(
     r"""
       (?P<space>\s+)
@@ -246,14 +253,16 @@ class _Parser:
 
     def _refuse(self, expected: str) -> NoReturn:
         token = self._peek()
-        raise ConfigError(f"where, character {token.position}: expected {expected}, got {token.text or 'the end'}")
+        raise ConfigError(
+            f"where, character {token.position}: expected {expected}, got {show(token.text) or 'the end'}"
+        )
 
 
 def _iter_tokens(text: str) -> Iterator[_Token]:
     end = 0
     while end < len(text):
         found = _TOKEN.match(text, end)
-        if found is None or "\0" in found[0]:
+        if found is None or _IMPOSSIBLE.search(found[0]):
             what = {"'": "an unclosed text", '"': "an unclosed name"}.get(text[end], repr(text[end]))
             raise ConfigError(f"where, character {end + 1}: {what} cannot stand here")
         if found.lastgroup != "space":

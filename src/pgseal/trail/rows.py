@@ -7,6 +7,7 @@ The bytes of ``actor`` and ``data`` formed here are what is committed to; nothin
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import LiteralString
@@ -79,17 +80,27 @@ class HeadCache(dict[bytes, Head]):
         return found
 
     def parse_content(self, line: bytes) -> tuple[int, tuple[bytes, ...]]:
-        """Return a row's id and its content as the vault has it: time to relation, actor and data as COPY fields."""
-        record_id, xid, stamp, rest = line.split(b"\t", 3)
+        """Return a row's id and its content as the vault has it: time to relation, actor and data as COPY fields.
+
+        Raises ``FormatError`` for a line that has other columns.
+        """
+        try:
+            record_id, xid, stamp, rest = line.split(b"\t", 3)
+            number = int(record_id)
+        except ValueError as error:
+            raise FormatError(f"expected an id and what follows, got {line[:40]!r}", source="trail row") from error
         head, _, data = rest.rpartition(b"\t")
         found = self[head]
-        return int(record_id), (stamp, xid, *found.columns.split(b"\t"), found.actor_copy, data)
+        return number, (stamp, xid, *found.columns.split(b"\t"), found.actor_copy, data)
 
     def _split(self, head: bytes) -> list[bytes | None]:
         return [None if field == NULL else unescape(field) for field in head.split(b"\t")]
 
     def _form(self, head: bytes) -> Head:
-        values = [None if value is None else value.decode("utf-8") for value in self._split(head)]
+        try:
+            values = [None if value is None else value.decode("utf-8") for value in self._split(head)]
+        except UnicodeDecodeError as error:
+            raise FormatError("not UTF-8", source="trail row") from error
         if len(values) != _HEAD_COLUMNS:
             raise FormatError(f"expected {_HEAD_COLUMNS} columns, got {len(values)}", source="trail row")
         source, category, action, outcome, relation, *actor_fields = values
@@ -121,6 +132,8 @@ class BinaryHeadCache(HeadCache):
         return split_fields(head, _HEAD_COLUMNS, source="trail row")
 
 
+# An integer; the column can be altered to hold something else, which is recorded as it is.
+_PID = re.compile(r"-?[0-9]{1,10}", re.ASCII)
 _ACTOR = ("role", "set_role", "authenticated", "application", "address", "pid", "backend_start")
 
 
@@ -131,7 +144,7 @@ def format_actor(*fields: str | None) -> str:
     """
     *facts, claimed = fields
     said = {
-        name: int(value) if name == "pid" else value
+        name: int(value) if name == "pid" and _PID.fullmatch(value) else value
         for name, value in zip(_ACTOR, facts, strict=True)
         if value is not None
     }

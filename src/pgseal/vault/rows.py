@@ -36,11 +36,11 @@ def parse_row(line: bytes, leaves: LeafBuilder) -> VaultRow:
     if NULL in (actor, actor_salt, data, data_salt):
         raise FormatError("a part or its salt is missing", source="vault row")
     source, category, action, outcome, relation = (
-        None if constant == NULL else unescape(constant).decode() for constant in constants
+        None if constant == NULL else _text(constant) for constant in constants
     )
     template = leaves.template(
-        unescape(trail).decode(),
-        int(incarnation),
+        _text(trail),
+        _number(incarnation),
         source or "",
         category or "",
         action or "",
@@ -55,7 +55,21 @@ def parse_row(line: bytes, leaves: LeafBuilder) -> VaultRow:
         xid,
     )
     content = (time, xid, *constants, actor, data)
-    return VaultRow(int(index), unescape(trail).decode(), int(incarnation), int(record_id), content, leaf_data)
+    return VaultRow(_number(index), _text(trail), _number(incarnation), _number(record_id), content, leaf_data)
+
+
+def _text(field: bytes) -> str:
+    try:
+        return unescape(field).decode()
+    except UnicodeDecodeError as error:
+        raise FormatError(f"not UTF-8: {field[:40]!r}", source="vault row") from error
+
+
+def _number(field: bytes) -> int:
+    try:
+        return int(field)
+    except ValueError as error:
+        raise FormatError(f"not a number: {field[:40]!r}", source="vault row") from error
 
 
 def _salt(field: bytes) -> bytes:

@@ -16,7 +16,7 @@ from pgseal.errors import FormatError
 
 #: Levels of nesting; below the limits of JSON parsers, and of Python's recursion when such a value is written.
 MAX_DEPTH = 200
-_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_BRACKETS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
 
 
 class Number(str):

@@ -5,6 +5,7 @@ case a bundle costs a handful of C-level operations a record and one comparison.
 down the slow path of ``compare``.
 """
 
+import re
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -32,6 +33,7 @@ RANGE = TILE_WIDTH * TILE_WIDTH
 _MAX_CLAIMS = 64
 _MAX_DATA_BYTES = 64 * 1024
 _MAX_DATA_DEPTH = 8
+_ID = re.compile(r"-?[0-9]{1,19}")
 #: The one trail whose RETENTION and RECOVER records count.
 _VAULT_TRAIL = "vault"
 
@@ -294,6 +296,6 @@ def parse_malformed(data: bytes) -> tuple[str, int] | None:
     if not isinstance(value, dict):
         return None
     trail, id_ = value.get("trail"), value.get("id")
-    if isinstance(id_, str) and id_.isascii() and id_.lstrip("-").isdigit():
+    if isinstance(id_, str) and _ID.fullmatch(id_):
         id_ = int(id_)
     return (trail, id_) if isinstance(trail, str) and type(id_) is int else None

@@ -362,12 +362,15 @@ def parse_line(body: bytes, trail: str, incarnation: int) -> Row:
     if len(fields) != len(_COLUMNS):
         raise StorageError(f"trail {trail} gave a row that cannot be read: {len(fields)} columns")
     id_, time, xid, *texts, actor, data = fields
+    try:
+        record_id, transaction = (None if number is None else int(number) for number in (id_, xid))
+    except ValueError as error:
+        raise StorageError(f"trail {trail} gave a row that cannot be read: its id or xid is no number") from error
     source, category, action, outcome, relation = (
         None if text is None else text.decode("utf-8", "surrogateescape") for text in texts
     )
     return Row(
-        None, trail, incarnation, None if id_ is None else int(id_), _format_time(time),
-        None if xid is None else int(xid),
+        None, trail, incarnation, record_id, _format_time(time), transaction,
         source, category, action, outcome, relation,
         actor=actor, actor_salt=None, data=data, data_salt=None,
     )  # fmt: skip

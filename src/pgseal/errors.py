@@ -147,3 +147,7 @@ class TimeBoundError(TamperError):
 
 class UnauthorizedErasureError(TamperError):
     """A part of a record is gone, and no sealed record allows it."""
+
+
+class ErasedContentError(TamperError):
+    """Content that a sealed ERASE record says was destroyed is there, again or still."""

@@ -108,7 +108,7 @@ def test_everything_made_by_hand_is_found_and_mended(shell, clinic):
         "ALTER TABLE patients DISABLE TRIGGER pgseal_capture_update",
         f"GRANT SELECT ON audit.record TO {role}",
         f"GRANT DELETE ON {partition} TO {role}",
-        f"GRANT EXECUTE ON FUNCTION audit.record_act(text, jsonb, text, text) TO {role}",
+        f"GRANT EXECUTE ON FUNCTION audit.record_act(text, jsonb, text, text, jsonb) TO {role}",
         "REVOKE SELECT ON audit.record FROM pgseal_sealer",
         "CREATE OR REPLACE FUNCTION audit.set_context(context jsonb) RETURNS void LANGUAGE sql AS ''",
         "CREATE RULE swallow AS ON INSERT TO audit.record DO INSTEAD NOTHING",
@@ -119,7 +119,7 @@ def test_everything_made_by_hand_is_found_and_mended(shell, clinic):
         ("public.patients", "trigger pgseal_capture_update is disabled"),
         ("table audit.record", f"has privilege {role} SELECT"),
         ("a partition of audit.record", f"has privilege {role} DELETE"),
-        ("function audit.record_act(text,jsonb,text,text)", f"has privilege {role} EXECUTE"),
+        ("function audit.record_act(text,jsonb,text,text,jsonb)", f"has privilege {role} EXECUTE"),
         ("table audit.record", "lacks privilege pgseal_sealer SELECT"),
         ("function audit.set_context(jsonb)", "was rewritten"),
     }

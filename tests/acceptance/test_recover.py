@@ -86,6 +86,28 @@ def point_to(deployment: Deployment, dsn: str) -> Deployment:
     return Deployment(dsn, deployment.vault, deployment.directory)
 
 
+def test_what_a_backup_brings_back_of_erased_content_is_erased_again(made: Made):
+    cluster, deployment = made
+    cluster.stop()
+    cluster.snapshot()
+    cluster.start()
+    why = ("--reason", "request 1", "--approved-by", "j.doe", "--yes")
+    assert deployment.call("erase", "--table", "item", "--key", "7", *why)["destroyed"]["trails"] == {TRAIL: 1}
+    change(deployment, 21, 22)
+    deployment.seal()
+    cluster.stop()
+    cluster.restore()
+    cluster.start()
+    change(deployment, 101, 103)
+    returned = "SELECT count(*) FROM audit.record WHERE new ->> 'note' = 'note 7'"
+    assert query(deployment.source, returned) == [(1,)]
+
+    found = recover(deployment)
+    assert (found["lost"]["count"], found["unsealed"]) == (2, 3)  # the row that came back is no other
+    assert query(deployment.source, returned) == [(0,)]
+    assert deployment.call("verify")["erased"] == 1
+
+
 def test_a_restored_backup_loses_what_came_after_it_and_nothing_more(made: Made):
     cluster, deployment = made
     cluster.keep()

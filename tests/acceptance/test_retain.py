@@ -140,13 +140,27 @@ def test_rows_that_are_not_sealed_keep_their_partition(deployment: Deployment, m
     document = deployment.call("retain", "--dry-run", expect=1)  # a dry run does not seal
     assert relations(document) == [OLDEST, FIRST]
     assert [(one["relation"], one["reason"]) for one in document["kept"]] == [(SECOND, "not sealed yet: 3 of its rows")]
-    monkeypatch.setattr("pgseal.sealer.retention.seal_all", lambda _settings: None)
-    monkeypatch.setattr("pgseal.sealer.retention._WAIT_SECONDS", 0.5)
+    monkeypatch.setattr("pgseal.sealer.acts.seal_all", lambda _settings: None)
+    monkeypatch.setattr("pgseal.sealer.acts._WAIT_SECONDS", 0.5)
     deployment.call("retain", expect=3)  # nobody seals what it has to say
     assert set(partitions(deployment.source)) >= {FIRST, SECOND}
     monkeypatch.undo()
     assert relations(deployment.call("retain")) == [OLDEST, FIRST, SECOND]
     check_retained(deployment, 2 * PER_QUARTER + 3)
+
+
+def test_a_legal_hold_keeps_partitions(deployment: Deployment):
+    why = ("--reason", "claim 17", "--approved-by", "j.doe")
+    deployment.call("hold", "add", "case-17", "--table", "item", "--key", "1", *why)
+    document = deployment.call("retain", expect=1)
+    # An empty partition holds nothing that could be held.
+    assert relations(document) == [OLDEST]
+    assert [(one["relation"], one["reason"]) for one in document["kept"]] == [
+        (FIRST, "kept by legal hold case-17"), (SECOND, "kept by legal hold case-17"),
+    ]  # fmt: skip
+    deployment.call("hold", "release", "case-17", *why)
+    assert FIRST in relations(deployment.call("retain"))
+    check_retained(deployment, 2 * PER_QUARTER)
 
 
 def test_beside_a_sealer_at_work_and_writers(deployment: Deployment):

@@ -8,7 +8,9 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
-from tests.deployments import Deployment, deploy, open_trail
+from tests.clusters import Cluster
+from tests.conftest import NewDatabase
+from tests.deployments import Deployment, deploy, make_trail_template
 
 from pgseal.trail.capture import TableRule
 from pgseal.trail.track import track
@@ -48,9 +50,15 @@ def changes(connection: psycopg.Connection) -> Rows:
 
 
 @pytest.fixture
+def any_database(new_database: NewDatabase, any_cluster: Cluster) -> str:
+    """The DSN of a fresh database that has the trail in it."""
+    return new_database(any_cluster, template=make_trail_template(any_cluster))
+
+
+@pytest.fixture
 def source(any_database: str) -> Iterator[psycopg.Connection]:
-    """A superuser's connection to a database with the trail in it; everybody may create things in public."""
-    with open_trail(any_database) as connection:
+    """A superuser's connection to that database; everybody may create things in public."""
+    with psycopg.connect(any_database, autocommit=True) as connection:
         run(connection, "GRANT ALL ON SCHEMA public TO PUBLIC")
         yield connection
 

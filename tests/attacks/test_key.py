@@ -108,9 +108,9 @@ def plant(deployment: Deployment, rotation: Rotation, endorsement: str) -> None:
     """Write a KEY_ROTATE into the vault's trail as its administrator can."""
     query(
         deployment.vault,
-        "SELECT audit.record_rotation(%s::jsonb, %s)",
+        "SELECT audit.record_act('KEY_ROTATE', %s::jsonb, 'administration', NULL, %s::jsonb)",
         json.dumps(rotation.to_json()),
-        endorsement,
+        json.dumps({"endorsement": endorsement}),
     )
 
 

@@ -16,7 +16,7 @@ import pytest
 from tests.deployments import Deployment, query
 from tests.retention import FIRST, PER_QUARTER, SECOND, check_retained, check_seamless, deploy_old, loose_tables
 
-from pgseal.sealer import retention as sealing
+from pgseal.sealer import acts as sealing
 from pgseal.trail.retention import PartitionOwner
 from pgseal.vault.store import VaultStore
 

@@ -43,7 +43,7 @@ class Step:
 BEGINNING = {
     "before the key is renamed": Step(Path, "replace", "before"),
     "the key is renamed": Step(key_command, "replace_key"),
-    "the rotation is recorded": Step(VaultStore, "record_rotation"),
+    "the rotation is recorded": Step(VaultStore, "record_act"),
     "the vault is committed": Step(VaultStore, "transaction"),
     "appended": Step(LedgerWriter, "append"),
     "signed": Step(keys, "sign_note"),

@@ -7,10 +7,11 @@ from tests.packs import KEY, NAMES, SIGNER, archive, at, check, dump, morning
 
 from pgseal.core.canonical import encode_canonical, parse_canonical_string, parse_json
 from pgseal.core.envelope import parse_envelope
+from pgseal.core.erasure import parse_erase
 from pgseal.core.heartbeat import parse_heartbeat
+from pgseal.core.hold import parse_hold, parse_release
 from pgseal.core.keys import SignerKey
 from pgseal.core.pack import iter_lines, parse_info, parse_proof_line, parse_range_proof
-from pgseal.core.pack_erasure import parse_erase
 from pgseal.core.proof import InclusionProof, check_proof_file, format_proof_file, parse_proof_file
 from pgseal.core.record import parse_leaf_line, parse_record_line
 from pgseal.core.recovery import Recovery, Server, parse_recovery
@@ -30,6 +31,10 @@ PROOF_FILE = format_proof_file(InclusionProof(LINES[2], 2, parse_proof_line(PROO
 
 HEARTBEAT = dump({"trails": {"clinic": {"future": [3], "high": at(5), "low": at(6)}}})
 ERASE = dump({"leaves": [[0, 2], [4, 5]], "parts": ["actor", "data"], "reason": "asked for"})
+HOLD = b'{"hold":"case-1","keys":{"salt":"%s","sha256":["%s"]},"reason":"x","relation":"a.b"}' % (
+    b"00" * 32,
+    b"ab" * 32,
+)
 RETENTION = encode_canonical(Retention("clinic", 1, 3, ((0, 2), (5, 9)), "audit.record_2024q1").to_json())
 RECOVER = encode_canonical(
     Recovery(
@@ -91,6 +96,8 @@ TARGETS = [
     Target("heartbeat", parse_heartbeat, [HEARTBEAT]),
     Target("erase", parse_erase, [ERASE]),
     Target("retention", parse_retention, [RETENTION]),
+    Target("hold", parse_hold, [HOLD]),
+    Target("release", parse_release, [b'{"hold":"case-1","reason":"over"}']),
     Target("recovery", parse_recovery, [RECOVER, RECOVER.replace(b"9077", b"9" * 5000)]),
     Target("rotation", parse_rotation, [KEY_ROTATE]),
     Target("endorsement", lambda actor: read_rotation(KEY_ROTATE, actor), [ENDORSED], (FormatError, TamperError)),

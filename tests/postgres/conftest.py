@@ -2,11 +2,14 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from tests.deployments import open_trail
+from tests.clusters import Cluster
+from tests.conftest import NewDatabase
+from tests.deployments import make_trail_template
 
 
 @pytest.fixture
-def source(any_database: str) -> Iterator[psycopg.Connection]:
+def source(new_database: NewDatabase, any_cluster: Cluster) -> Iterator[psycopg.Connection]:
     """A superuser's connection to a database with the trail in it."""
-    with open_trail(any_database) as connection:
+    dsn = new_database(any_cluster, template=make_trail_template(any_cluster))
+    with psycopg.connect(dsn, autocommit=True) as connection:
         yield connection

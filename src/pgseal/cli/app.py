@@ -14,7 +14,9 @@ from pgseal.cli import (
     apply,
     demo,
     doctor,
+    erase,
     history,
+    hold,
     init,
     key,
     pack,
@@ -97,10 +99,12 @@ for command, example in (
     (prove.prove, prove.EXAMPLE),
     (pack.pack, pack.EXAMPLE),
     (retain.retain, retain.EXAMPLE),
+    (erase.erase, erase.EXAMPLE),
     (recover.recover, recover.EXAMPLE),
     (demo.demo, demo.EXAMPLE),
 ):
     app.command(epilog=f"Example: {example}")(command)
+app.add_typer(hold.app, name="hold")
 app.add_typer(key.app, name="key")
 app.add_typer(witness.app, name="witness")
 

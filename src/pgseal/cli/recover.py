@@ -64,7 +64,7 @@ def recover(
         raise ConfigError(f"--kind {kind!r} is none: {', '.join(KINDS)}")
     settings = load_settings(context)
     report = _verify(settings, quiet=as_json)
-    if has_obstacles(report):
+    if has_obstacles(report, but_for=("erased_content",)):
         return _refuse(report, as_json=as_json)
     said = Said(kind, reason)
     if dry_run:
@@ -104,8 +104,8 @@ def _examine_only(settings: "Settings", trails: Sequence[str] | None, said: "Sai
     from pgseal.ledger.reader import LedgerReader
     from pgseal.ledger.store import DirectoryStore
     from pgseal.postgres import connect
+    from pgseal.sealer.acts import read_sealed_size
     from pgseal.sealer.recover import find_signs
-    from pgseal.sealer.retention import read_sealed_size
     from pgseal.sealer.trails import SEALER_ROLE
     from pgseal.vault.store import VaultStore
 
@@ -122,8 +122,8 @@ def _recover(
 ) -> "list[Examined]":
     from pgseal.cli.output import say
     from pgseal.postgres import connect
+    from pgseal.sealer.acts import read_sealed_size
     from pgseal.sealer.recover import find_signs, record
-    from pgseal.sealer.retention import read_sealed_size
     from pgseal.sealer.seal import Sealer
     from pgseal.sealer.trails import SEALER_ROLE
     from pgseal.vault.store import VaultStore
@@ -144,6 +144,7 @@ def _recover(
             for one in examined:
                 record(sealer.vault, one)
         _seal(settings, quiet=as_json)
+        _erase_again(settings, [address.name for address in chosen], quiet=as_json)
         return examined
     if not as_json:
         say("nothing to recover: every trail is on the server that was sealed from, and none shows an earlier state")
@@ -198,6 +199,27 @@ def _seal(settings: "Settings", *, quiet: bool) -> None:
     if not quiet:
         say(("✓", "green"), f" recorded and sealed, with {format_count(result.sealed - 1, 'record')} that waited")
         say("  next: pgseal plan, to see whether capture is as it should be; then pgseal seal and pgseal verify")
+
+
+def _erase_again(settings: "Settings", trails: Sequence[str], *, quiet: bool) -> None:
+    """Erase what was erased before and came back with the backup; whoever may not is told how it is done."""
+    from pgseal.cli.output import format_count, say, warn
+    from pgseal.postgres import connect
+    from pgseal.sealer.erasure import erase_again_in
+    from pgseal.sealer.holds import alone_with_holds
+    from pgseal.sealer.trails import SEALER_ROLE
+    from pgseal.vault.store import VaultStore
+
+    with closing(connect(settings.vault.dsn.reveal(), side="vault", role=SEALER_ROLE)) as connection:
+        vault = VaultStore(connection)
+        with alone_with_holds(vault):
+            found = erase_again_in(settings, vault, trails)
+    if found is None:
+        warn(("! ", "yellow"), "what was erased before may be back in the trail, and nobody here may erase it:")
+        warn("  pgseal erase --again, with an admin_dsn that is a member of pgseal_owner")
+    elif found.trails and not quiet:
+        count = format_count(sum(found.trails.values()), "row")
+        say(("✓", "green"), f" erased again: {count}, which the backup had brought back")
 
 
 def _show(examined: "Sequence[Examined]", *, dry_run: bool, as_json: bool) -> None:

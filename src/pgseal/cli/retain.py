@@ -9,7 +9,7 @@ A crash between any two steps loses nothing, and the next run goes on or starts 
 """
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -119,7 +119,8 @@ class _Retainer:
 
         Raises ``ConflictError`` beside another run, and whatever keeps it from going on.
         """
-        from pgseal.sealer.retention import seal_all
+        from pgseal.sealer.acts import seal_all
+        from pgseal.sealer.holds import alone_with_holds
 
         if not self._vault.try_lock(_LOCK):
             raise ConflictError("another pgseal retain is at work on this vault; there can be one at a time")
@@ -133,11 +134,28 @@ class _Retainer:
         plans, report = self._verify()
         if has_obstacles(report):
             return _Outcome(report=report)
-        ready, kept = _split(plans)
-        if dry_run:
-            return _Outcome(ready, kept, report)
-        with self._alone():
-            return self._drop_all(ready, kept, report)
+        # Nobody adds a hold between the look at them and the end.
+        with alone_with_holds(self._vault):
+            ready, kept = _split(plans, self._read_held(plans))
+            if dry_run:
+                return _Outcome(ready, kept, report)
+            with self._alone():
+                return self._drop_all(ready, kept, report)
+
+    def _read_held(self, plans: "Sequence[_Plan]") -> dict[str, str]:
+        """Return the partitions with records that must be kept, and the hold that says so.
+
+        Of a held row's table every record keeps its partition: a hold does not say which row it is about.
+        """
+        from pgseal.sealer.holds import read_active
+
+        held: dict[str, str] = {}
+        for hold in read_active(self._settings, self._vault):
+            for plan in plans:
+                ranges = [pair for one in plan.retentions for pair in one.leaves]
+                if hold.relation is None or self._vault.has_relation(plan.source.name, hold.relation, ranges):
+                    held.setdefault(plan.partition.relation, hold.name)
+        return held
 
     def _start_over(self, source: "Source") -> None:
         """Undo what a former run that was killed had begun and nothing speaks of yet."""
@@ -257,7 +275,8 @@ class _Retainer:
     def _drop_detached(self, source: "Source", relation: str) -> None:
         """Compare the rows once more, now that nobody can add one, and drop them if sealed records cover all."""
         from pgseal.core.ranges import LeafRanges
-        from pgseal.sealer.retention import read_sealed, read_sealed_size
+        from pgseal.sealer.acts import read_sealed_size
+        from pgseal.sealer.retention import read_sealed
         from pgseal.vault.source import VaultRows
         from pgseal.verifier import VAULT_COLUMNS
         from pgseal.verifier.report import FindingLog
@@ -292,15 +311,18 @@ def _plan(source: "Source", partition: "Partition", incarnation: int, match: "Ma
     return _Plan(source, partition, retentions, match)
 
 
-def has_obstacles(report: "Report") -> bool:
-    """Return whether anything was found but what is found for ever: MALFORMED rows, and bounds a clock contradicted."""
+def has_obstacles(report: "Report", *, but_for: Collection[str] = ()) -> bool:
+    """Return whether anything was found but what is found for ever: MALFORMED rows, and bounds a clock contradicted.
+
+    Nor what is of a kind in ``but_for``, which the caller is about to mend.
+    """
     return report.total_findings > len(report.findings) or any(
-        finding.kind not in {"malformed_record", "time_bound"} for finding in report.findings
+        finding.kind not in {"malformed_record", "time_bound", *but_for} for finding in report.findings
     )
 
 
-def _split(plans: Sequence[_Plan]) -> tuple[list[_Plan], list[_Kept]]:
-    """Return what can go and what cannot: from the first one on that has rows which are not sealed."""
+def _split(plans: Sequence[_Plan], held: Mapping[str, str]) -> tuple[list[_Plan], list[_Kept]]:
+    """Return what can go and what cannot: from the first one on that is held or has rows which are not sealed."""
     ready: list[_Plan] = []
     kept: list[_Kept] = []
     stopped: set[str] = set()
@@ -310,6 +332,9 @@ def _split(plans: Sequence[_Plan]) -> tuple[list[_Plan], list[_Kept]]:
                 f"not sealed yet: {plan.match.waiting:,}" if plan.match.waiting else f"malformed: {plan.match.wrong:,}"
             )
             kept.append(_Kept(plan, f"{what} of its rows"))
+            stopped.add(plan.source.name)
+        elif plan.partition.relation in held:
+            kept.append(_Kept(plan, f"kept by legal hold {held[plan.partition.relation]}"))
             stopped.add(plan.source.name)
         elif plan.source.name in stopped:
             kept.append(_Kept(plan, "an older partition stays"))

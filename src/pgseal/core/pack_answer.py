@@ -10,8 +10,9 @@ disclosed; *complete for these leaves only* if matching records may stand outsid
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pgseal.core.erasure import PARTS
 from pgseal.core.pack_bounds import Heartbeat, TimeBounds, find_heartbeat
-from pgseal.core.pack_erasure import PARTS, Erasures
+from pgseal.core.pack_erasure import Erasures
 from pgseal.core.pack_filter import Filter
 from pgseal.core.record import DisclosedPart, ErasedPart, RecordLine, WithheldPart
 from pgseal.errors import TamperError

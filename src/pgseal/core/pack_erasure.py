@@ -8,19 +8,12 @@ Whether the explaining record is in the log is for the caller to check before it
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pgseal.core.canonical import parse_json
-from pgseal.core.envelope import require_members
+from pgseal.core.erasure import ERASE, PARTS, SYSTEM, parse_erase
 from pgseal.core.pack_bounds import is_act
-from pgseal.core.ranges import LeafRanges, parse_ranges
+from pgseal.core.ranges import LeafRanges
 from pgseal.core.record import DisclosedPart, RecordLine
-from pgseal.core.retention import MAX_DATA_BYTES, RETENTION, parse_retention
+from pgseal.core.retention import RETENTION, parse_retention
 from pgseal.errors import FormatError, UnauthorizedErasureError
-
-#: The action of a record that allows parts of others to be destroyed.
-ERASE = "ERASE"
-PARTS = ("actor", "data")
-
-_MAX_DEPTH = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +31,7 @@ class _Claim:
     part: str
     trail: str
     incarnation: int
-
-
-def parse_erase(data: bytes, *, source: str = "ERASE record") -> Allowance:
-    """Return what the data of an ERASE record allows; raises ``FormatError``."""
-    value = parse_json(data, source=source, max_bytes=MAX_DATA_BYTES, max_depth=_MAX_DEPTH)
-    members = require_members(value, ("leaves", "parts", "reason"), source)
-    parts = members["parts"]
-    if not isinstance(parts, list) or not parts or any(part not in PARTS for part in parts):
-        raise FormatError("expected parts as a list of actor and data", source=source)
-    return Allowance(LeafRanges(parse_ranges(members["leaves"], source)), tuple(map(str, parts)))
+    is_act: bool
 
 
 def find_allowance(record: RecordLine) -> Allowance | None:
@@ -56,7 +40,8 @@ def find_allowance(record: RecordLine) -> Allowance | None:
         return None
     try:
         if record.envelope.action == ERASE:
-            return parse_erase(record.data.text)
+            erasure = parse_erase(record.data.text)
+            return Allowance(LeafRanges(erasure.leaves), erasure.parts)
         retention = parse_retention(record.data.text)
     except FormatError:
         return None
@@ -79,7 +64,8 @@ class Erasures:
 
     def claim(self, record: RecordLine, part: str, allowed_by: int) -> None:
         """Take a part that is gone, and the leaf that is to allow it."""
-        claim = _Claim(allowed_by, part, record.envelope.trail, record.envelope.incarnation)
+        envelope = record.envelope
+        claim = _Claim(allowed_by, part, envelope.trail, envelope.incarnation, envelope.source == SYSTEM)
         ranges = self._claims.setdefault(claim, [])
         if ranges and ranges[-1][1] == record.index:
             ranges[-1] = ranges[-1][0], record.index + 1
@@ -114,6 +100,7 @@ def _find_problem(claim: _Claim, allowance: Allowance | None, begin: int, end: i
         or claim.part not in allowance.parts
         or not allowance.leaves.covers(LeafRanges([(begin, end)]))
         or allowance.trail not in {None, (claim.trail, claim.incarnation)}
+        or (allowance.trail is None and claim.is_act)
     ):
         return f"the record of leaf {claim.allowed_by} does not speak of it"
     return None

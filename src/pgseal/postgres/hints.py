@@ -15,7 +15,6 @@ _SEALER_GRANTS: Mapping[str, str] = {
     "ensure_partitions": "EXECUTE ON FUNCTION audit.ensure_partitions",
     "partitions": "EXECUTE ON FUNCTION audit.partitions",
     "record_act": "EXECUTE ON FUNCTION audit.record_act",
-    "record_rotation": "EXECUTE ON FUNCTION audit.record_rotation",
     "vault": "USAGE ON SCHEMA vault",
     "feed": "SELECT, INSERT, UPDATE ON vault.feed",
     "record": "SELECT ON audit.record",

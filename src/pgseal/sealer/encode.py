@@ -12,6 +12,7 @@ from struct import Struct
 from struct import error as struct_error
 
 from pgseal.copybinary import EPOCH_MICROSECONDS, format_field, split_fields
+from pgseal.core.erasure import ERASED
 from pgseal.core.leaf import ACTOR_PREFIX, DATA_PREFIX, Seconds, text_template
 from pgseal.core.record import SALT_BYTES
 from pgseal.errors import FormatError
@@ -27,6 +28,7 @@ _SALTS = Struct(f"{SALT_BYTES}s{SALT_BYTES}s")
 _ROW = Struct(">hiqiQiqi")
 _BIGINT_BYTES = 8
 _COUNT_BYTES = 2
+_ERASED_BYTES = len(ERASED)
 _FIXED = 3  # id, xid, time
 _MICROSECONDS = 1_000_000
 # WRITTEN_COLUMNS: the same of leaf_index, id, time, xid, actor_salt, data_salt; then trail to actor, and data.
@@ -131,7 +133,12 @@ class ChunkEncoder:
             try:
                 _, length1, record_id, length2, xid, length3, time, data_bytes = unpack(row)
                 data_end = head_bytes + data_bytes
-                if record_id < 1 or seen is not None or not length1 == length2 == length3 == _BIGINT_BYTES:
+                if (
+                    record_id < 1
+                    or seen is not None
+                    or data_bytes == _ERASED_BYTES
+                    or not length1 == length2 == length3 == _BIGINT_BYTES
+                ):
                     _check_row(row, seen)
                 found = heads[row[data_end:]]
                 second, fraction = divmod(time + EPOCH_MICROSECONDS, _MICROSECONDS)
@@ -177,8 +184,11 @@ def _batches(rows: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 
 def _check_row(row: bytes, seen: set[int] | None) -> None:
-    if split_fields(row[_COUNT_BYTES:], SEALED_COUNT, source="trail row")[:_FIXED].count(None):
+    fields = split_fields(row[_COUNT_BYTES:], SEALED_COUNT, source="trail row")
+    if fields[:_FIXED].count(None):
         raise FormatError("expected an id, an xid and a time, and none of them NULL")
+    if fields[_FIXED] == ERASED:
+        raise FormatError("data: it is marked as erased, and was never sealed")
     record_id = read_id(row)
     if record_id < 1:
         raise FormatError(f"expected an id of at least 1, got {record_id}")

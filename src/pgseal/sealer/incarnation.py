@@ -1,6 +1,6 @@
 """Incarnations of a trail: each but the first begins with a RECOVER record, and with rows that are sealed already."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from pgseal.sealer.encode import CHUNK_BYTES, EncodedChunk
 from pgseal.sealer.trails import OpenTrail, losing
 from pgseal.trail.feed import FeedState
 from pgseal.trail.rows import HeadCache, read_id
-from pgseal.vault.rows import parse_row
+from pgseal.vault.rows import VaultRow, is_same_content, parse_row
 from pgseal.vault.store import VaultStore
 
 _ROWS_AT_ONCE = 2_048
@@ -48,16 +48,21 @@ def find_lost(recoveries: Mapping[int, Recovery]) -> LeafRanges:
 
 
 def encode_new(
-    vault: VaultStore, trail: OpenTrail, begun: FeedState, leaf_index: int, known_ids: set[int] | None
+    vault: VaultStore,
+    trail: OpenTrail,
+    begun: FeedState,
+    leaf_index: int,
+    known_ids: set[int] | None,
+    read_entry: Callable[[int], bytes],
 ) -> Generator[tuple[EncodedChunk, FeedState], None, None]:
     """Read and encode the first batch of an incarnation, without the rows that an earlier one has sealed.
 
-    With ``known_ids`` (``ChunkEncoder.encode``) only the first chunk of it.
+    With ``known_ids`` (``ChunkEncoder.encode``) only the first chunk of it. ``read_entry`` returns a leaf's entry.
     Yields each chunk with the state after it. Asks the vault in between: the consumer must not be writing to it then.
     """
     while begun.pending is not None:
         rows, is_last = _read_some(trail, begun)
-        known = _find_sealed_before(vault, trail, [read_id(row) for row in rows])
+        known = _find_sealed_before(vault, trail, [read_id(row) for row in rows], read_entry)
         chunk = trail.encoder.encode([row for row in rows if read_id(row) not in known], leaf_index, known_ids)
         position = chunk.last_id if chunk.is_full else read_id(rows[-1]) if rows else 0
         begun = replace(begun, position=max(begun.position, position))
@@ -82,15 +87,24 @@ def _read_some(trail: OpenTrail, begun: FeedState) -> tuple[list[bytes], bool]:
     return rows, len(rows) < _ROWS_AT_ONCE
 
 
-def _find_sealed_before(vault: VaultStore, trail: OpenTrail, ids: list[int]) -> set[int]:
-    """Return the ids whose rows are, byte for byte, what an earlier incarnation sealed."""
+def _find_sealed_before(
+    vault: VaultStore, trail: OpenTrail, ids: list[int], read_entry: Callable[[int], bytes]
+) -> set[int]:
+    """Return the ids whose rows are, byte for byte, what an earlier incarnation sealed.
+
+    What was erased since may be back with the backup: it is not sealed once more, and pgseal verify tells.
+    """
     leaves = LeafBuilder()
-    sealed: dict[int, list[tuple[bytes, ...]]] = {}
+    sealed: dict[int, list[VaultRow]] = {}
     for line in vault.read_earlier_lines(trail.name, trail.state.incarnation, ids):
-        row = parse_row(line, leaves)
-        sealed.setdefault(row.id, []).append(row.content)
+        row = parse_row(line, leaves, read_entry)
+        sealed.setdefault(row.id, []).append(row)
     if not sealed:
         return set()
     heads = HeadCache(trail.name, trail.state.incarnation)
     with losing(trail), closing(trail.feed.read_rows(sorted(sealed))) as lines:
-        return {record_id for record_id, content in map(heads.parse_content, lines) if content in sealed[record_id]}
+        return {
+            record_id
+            for record_id, content in map(heads.parse_content, lines)
+            if any(is_same_content(content, row.content, row.gone.__contains__) for row in sealed[record_id])
+        }

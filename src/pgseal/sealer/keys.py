@@ -23,7 +23,7 @@ from contextlib import suppress
 from pgseal.core.checkpoint import Checkpoint
 from pgseal.core.keys import Signer
 from pgseal.core.note import sign_note
-from pgseal.core.rotation import LogKeys, RecordedRotation, Rotation, endorse_rotation, read_rotation
+from pgseal.core.rotation import KEY_ROTATE, LogKeys, RecordedRotation, Rotation, endorse_rotation, read_rotation
 from pgseal.errors import ConfigError, FormatError, SignatureError
 from pgseal.settings import Settings
 from pgseal.vault.store import VaultStore
@@ -88,7 +88,8 @@ class SigningKeys:
             return
         new, old = self._signers
         rotation = Rotation(signed_size, new.verifier, old.verifier)
-        self._vault.record_rotation(rotation.to_json(), endorse_rotation(rotation, old, new))
+        endorsement = endorse_rotation(rotation, old, new)
+        self._vault.record_act(KEY_ROTATE, rotation.to_json(), claimed={"endorsement": endorsement})
         # Window B–C.
         self.log.learn([RecordedRotation(rotation)])
         self._from_size = signed_size

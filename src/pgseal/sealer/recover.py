@@ -15,12 +15,13 @@ A restore cannot explain everything, and what it cannot is a finding:
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
 from pgseal.copytext import NULL
 from pgseal.core.canonical import encode_canonical
+from pgseal.core.erasure import ERASED, PARTS
 from pgseal.core.ranges import LeafRanges, join_ranges
 from pgseal.core.recovery import MAX_DATA_BYTES, RECOVER, Recovery, Server
 from pgseal.errors import (
@@ -41,6 +42,7 @@ from pgseal.sealer.trails import TrailAddress, read_state, to_row, trail_address
 from pgseal.settings import Settings
 from pgseal.trail.feed import EMPTY_SNAPSHOT, FeedState, PollFeed, Snapshot
 from pgseal.trail.source import TrailRows
+from pgseal.vault.rows import is_same_content
 from pgseal.vault.source import VaultRows
 from pgseal.vault.store import FeedRow, VaultStore
 
@@ -297,6 +299,11 @@ class _Comparison:
                 new.remove(body)
                 self._matching, self._last_id = self._matching + 1, id_
                 self._newest_xid = max(self._newest_xid, _xid(body))
+            elif (back := _find_unerased(new, body)) is not None:
+                # Erased since, and back with the backup.
+                new.remove(back)
+                self._matching, self._last_id = self._matching + 1, id_
+                self._newest_xid = max(self._newest_xid, _xid(body))
             elif int(leaf) not in self._retained:
                 gone.append((int(leaf), body))
                 _add(self._lost, int(leaf))
@@ -315,6 +322,15 @@ class _Comparison:
                         record_id=id_,
                         leaf_index=leaf,
                     )
+
+
+def _find_unerased(rows: Collection[bytes], sealed: bytes) -> bytes | None:
+    """Return the row that is a sealed one, as it was before parts of it were erased; None if there is none."""
+    parts = sealed.split(b"\t")
+    if ERASED not in parts[-len(PARTS) :]:
+        return None
+    gone = {part for part, text in zip(PARTS, parts[-len(PARTS) :], strict=True) if text == ERASED}
+    return next((row for row in rows if is_same_content(row.split(b"\t"), parts, gone.__contains__)), None)
 
 
 def _time(body: bytes) -> bytes:

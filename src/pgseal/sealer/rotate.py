@@ -15,8 +15,8 @@ from pgseal.core.rotation import LogKeys, RecordedRotation
 from pgseal.errors import FormatError, UnavailableError
 from pgseal.ledger.witness_client import WitnessClient
 from pgseal.postgres import connect
+from pgseal.sealer.acts import read_sealed_size, seal_all
 from pgseal.sealer.keys import read_rotations
-from pgseal.sealer.retention import read_sealed_size, seal_all
 from pgseal.sealer.trails import SEALER_ROLE
 from pgseal.settings import Settings
 from pgseal.signing import is_token_uri, split_ring

@@ -376,7 +376,9 @@ class Sealer:
         known_ids: set[int] | None = None
         while begun.pending is not None:
             if begun.begins_incarnation:
-                keeping = self._keep_chunks(encode_new(self._vault, trail, begun, self._ledger.size, known_ids))
+                keeping = self._keep_chunks(
+                    encode_new(self._vault, trail, begun, self._ledger.size, known_ids, self._read_entry)
+                )
             else:
                 encoded = _encode_chunks(trail, begun, self._ledger.size, known_ids)
                 keeping = read_ahead(self._keep_chunks(read_ahead(encoded)))
@@ -439,6 +441,9 @@ class Sealer:
         self._state.note_published(note)
         # Window D–E.
         self._note_witnesses()
+
+    def _read_entry(self, leaf_index: int) -> bytes:
+        return self._reader.leaf(leaf_index, self._checkpoint.size)
 
     def _read_published(self) -> bytes | None:
         try:

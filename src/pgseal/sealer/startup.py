@@ -8,11 +8,13 @@
 - what the vault holds beyond the signed size (a crash came between): gapless, and equal to the trails' rows
 """
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import cached_property, partial
 from itertools import islice
 
 from pgseal.core.encoding import shorten
+from pgseal.core.erasure import Erased
 from pgseal.core.leaf import LeafBuilder
 from pgseal.core.ranges import LeafRanges
 from pgseal.errors import (
@@ -22,15 +24,16 @@ from pgseal.errors import (
     FormatError,
     MissingRecordError,
     RollbackError,
+    UnauthorizedErasureError,
 )
 from pgseal.ledger.reader import LedgerReader
-from pgseal.sealer.explained import read_recoveries, read_retained
+from pgseal.sealer.explained import read_erased, read_recoveries, read_retained
 from pgseal.sealer.incarnation import check_incarnation, find_lost
 from pgseal.sealer.trails import LostTrail, OpenTrail
 from pgseal.trail.feed import FeedState, PollFeed
 from pgseal.trail.floors import check_floors
 from pgseal.trail.rows import HeadCache
-from pgseal.vault.rows import VaultRow, parse_row
+from pgseal.vault.rows import VaultRow, is_same_content, parse_row
 from pgseal.vault.store import VaultStore
 
 _LAST_ROWS = 32
@@ -54,12 +57,16 @@ def check_last_rows(vault: VaultStore, ledger: LedgerReader, trail: OpenTrail, s
 
     Raises:
         AlteredRecordError: the vault's row does not give the ledger's entry.
+        UnauthorizedErasureError: a part is gone from it, and no sealed ERASE allows that.
         RollbackError: the trail no longer has the row, or has another; or the feed's state was set back.
     """
     recoveries = read_recoveries(vault, ledger, signed_size, trail.name)
     check_incarnation(vault, trail.state, recoveries)
     leaves = LeafBuilder()
-    rows = [_parse(line, leaves) for line in _read_last_lines(vault, trail.state, signed_size, find_lost(recoveries))]
+    rows = [
+        _parse(line, leaves, lambda index: ledger.leaf(index, signed_size))
+        for line in _read_last_lines(vault, trail.state, signed_size, find_lost(recoveries))
+    ]
     for row in rows:
         # The first batch of an incarnation comes by the rows of those before it once more.
         is_read_again = trail.state.begins_incarnation and row.incarnation < trail.state.incarnation
@@ -74,20 +81,42 @@ def check_last_rows(vault: VaultStore, ledger: LedgerReader, trail: OpenTrail, s
                 f"record {row.trail}/{row.id} in the vault does not give the ledger's entry {row.leaf_index}",
                 where="vault", trail=row.trail, record_id=row.id, leaf_index=row.leaf_index,
             )  # fmt: skip
-    retained: LeafRanges | None = None
+    explained = _Explained(vault, ledger, signed_size, trail.name)
+    for row in rows:
+        if not all(explained.may_be_gone(row, part) for part in row.gone):
+            raise UnauthorizedErasureError(
+                f"record {row.trail}/{row.id}: {' and '.join(row.gone)} gone from the vault, and no sealed ERASE "
+                "allows it; pgseal verify, nothing was sealed",
+                where="vault", trail=row.trail, record_id=row.id, leaf_index=row.leaf_index,
+            )  # fmt: skip
     for row, content in _with_trail(trail.feed, rows):
-        if content is None:
-            if retained is None:
-                retained = read_retained(vault, ledger, signed_size, trail.name)
-            if row.leaf_index in retained:
-                continue  # nothing was written for longer than rows are kept
-        if content != row.content:
+        if content is None and row.leaf_index in explained.retained:
+            continue  # nothing was written for longer than rows are kept
+        if content is None or not is_same_content(content, row.content, partial(explained.may_be_gone, row)):
             what = "gone" if content is None else "changed"
             raise RollbackError(
                 f"record {row.trail}/{row.id}, sealed as leaf {row.leaf_index}, is {what} in the trail: "
                 "the source was restored to an earlier state or someone edited its trail; nothing was sealed",
                 where="trail", trail=row.trail, record_id=row.id, leaf_index=row.leaf_index,
             )  # fmt: skip
+
+
+class _Explained:
+    """What sealed records say of a trail's absent rows and parts, read when it is asked for."""
+
+    def __init__(self, vault: VaultStore, ledger: LedgerReader, tree_size: int, trail: str) -> None:
+        self._vault, self._ledger, self._tree_size, self._trail = vault, ledger, tree_size, trail
+
+    @cached_property
+    def retained(self) -> LeafRanges:
+        return read_retained(self._vault, self._ledger, self._tree_size, self._trail)
+
+    @cached_property
+    def _erased(self) -> Erased:
+        return read_erased(self._vault, self._ledger, self._tree_size)
+
+    def may_be_gone(self, row: VaultRow, part: str) -> bool:
+        return self._erased.allows(row.leaf_index, part)
 
 
 def _read_last_lines(vault: VaultStore, state: FeedState, signed_size: int, lost: LeafRanges) -> list[bytes]:
@@ -194,9 +223,9 @@ def _with_trail(feed: PollFeed, rows: Iterable[VaultRow]) -> Iterator[tuple[Vaul
         yield row, row.content if row.content in contents else next(iter(contents), None)
 
 
-def _parse(line: bytes, leaves: LeafBuilder) -> VaultRow:
+def _parse(line: bytes, leaves: LeafBuilder, read_entry: Callable[[int], bytes] | None = None) -> VaultRow:
     try:
-        return parse_row(line, leaves)
+        return parse_row(line, leaves, read_entry)
     except FormatError as error:
         field = line.split(b"\t", 1)[0]
         index = field.decode() if field.isdigit() else shorten(field)

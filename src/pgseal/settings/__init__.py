@@ -9,11 +9,12 @@
 
     [vault]
     dsn = "postgresql://audit@vault/pgseal"    # or env:NAME, file:PATH
+    admin_dsn = "…"                       # what erase connects with there, if not dsn
 
     [[source]]
     name = "clinic"                       # the trail's name
     dsn  = "env:CLINIC_DSN"
-    admin_dsn = "…"                       # what init, track, untrack and retain connect with, if not dsn
+    admin_dsn = "…"                       # what init, track, untrack, retain and erase connect with, if not dsn
     retention = "400 days"                # how long the trail keeps what is sealed; for ever, if not given
 
     [source.tables."public.patients"]

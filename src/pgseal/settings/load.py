@@ -139,6 +139,7 @@ def _resolve_values(
             "secret)"
         )
     convert(document.get("vault"), ("vault",), "dsn", Dsn)
+    convert(document.get("vault"), ("vault",), "admin_dsn", Dsn)
     sources = document.get("source")
     for number, source in enumerate(cast("list[Any]", sources) if isinstance(sources, list) else ()):
         convert(source, ("source", number), "dsn", Dsn)

@@ -136,6 +136,13 @@ class Vault(_Model):
     """The separate database that holds the sealed records."""
 
     dsn: Dsn
+    admin_dsn: Dsn = cast("Dsn", None)
+
+    @model_validator(mode="after")
+    def _fill_admin_dsn(self) -> "Vault":
+        if "admin_dsn" not in self.model_fields_set:
+            object.__setattr__(self, "admin_dsn", self.dsn)
+        return self
 
 
 class WitnessAddress(_Model):

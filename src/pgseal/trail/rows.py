@@ -14,6 +14,7 @@ from typing import LiteralString
 
 from pgseal.copybinary import split_fields
 from pgseal.copytext import NULL, escape, unescape
+from pgseal.core.erasure import ERASED
 from pgseal.core.fields import parse_relation
 from pgseal.core.leaf import LeafBuilder
 from pgseal.errors import FormatError
@@ -120,6 +121,8 @@ class HeadCache(dict[bytes, Head]):
             )
         except FormatError as error:
             problem = str(error)
+        if actor == ERASED:
+            template, problem = None, "actor: it is marked as erased, and was never sealed"
         facts = values[:_FACTS]
         columns = b"\t".join(NULL if value is None else escape(value.encode()) for value in facts)
         return Head(facts, actor, columns, escape(actor), template, problem)
@@ -140,9 +143,11 @@ _ACTOR = ("role", "set_role", "authenticated", "application", "address", "pid", 
 def format_actor(*fields: str | None) -> str:
     """Write the actor part from its columns, ``_ACTOR`` and the claim; members that say nothing are left out.
 
-    The claim keeps jsonb's own text.
+    The claim keeps jsonb's own text. A part that was erased (``trail.erasure``) is ``ERASED``.
     """
     *facts, claimed = fields
+    if facts[0] == "":
+        return ERASED.decode()
     said = {
         name: int(value) if name == "pid" and _PID.fullmatch(value) else value
         for name, value in zip(_ACTOR, facts, strict=True)

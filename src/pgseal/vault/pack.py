@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from pgseal.core.checkpoint import open_checkpoint
 from pgseal.core.envelope import Envelope
+from pgseal.core.erasure import ERASE
 from pgseal.core.heartbeat import HEARTBEAT
 from pgseal.core.keys import VerifierKey, format_verifier_key
 from pgseal.core.merkle import CompactRange, check_inclusion, leaf_hash, leaf_hashes, root_with_right
@@ -33,7 +34,7 @@ from pgseal.core.pack import (
 )
 from pgseal.core.pack_answer import Answer, Judge
 from pgseal.core.pack_bounds import is_act
-from pgseal.core.pack_erasure import ERASE, Allowance, find_allowance
+from pgseal.core.pack_erasure import Allowance, find_allowance
 from pgseal.core.pack_filter import Filter
 from pgseal.core.pack_zip import Output, ZipWriter
 from pgseal.core.ranges import LeafRanges

@@ -198,8 +198,8 @@ def _translate(filters: Filters) -> tuple[list[sql.SQL], dict[str, str]]:
         "category": filters.category,
         "since": filters.since,
         "until": filters.until,
-        "actor": None if filters.actor is None else _like_json(filters.actor, quoted=True),
-        "text": None if filters.text is None else _like_json(filters.text),
+        "actor": None if filters.actor is None else like_json(filters.actor, quoted=True),
+        "text": None if filters.text is None else like_json(filters.text),
     }
     conditions = {
         "trail": "r.trail = %(trail)s",
@@ -252,7 +252,7 @@ def _parse_cursor(cursor: str | None) -> int | None:
 # -- helpers
 
 
-def _like_json(text: str, *, quoted: bool = False) -> str:
+def like_json(text: str, *, quoted: bool = False) -> str:
     """Return the LIKE pattern of a text inside JSON; ``quoted``: of a whole string."""
     inside = json.dumps(text, ensure_ascii=False)
     return f"%{_escape_like(inside if quoted else inside[1:-1])}%"

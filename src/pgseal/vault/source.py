@@ -133,12 +133,14 @@ class VaultRows:
     def copy_trail(self, trail: str, incarnation: int, ids: tuple[int, int] | None = None) -> Iterator[bytes]:
         """Yield COPY lines of a trail up to an incarnation: leaf_index, id, time to relation, actor, data; by id.
 
+        A part that was erased reads as what an erasure leaves in a trail (``pgseal.core.erasure``).
         With ``ids`` only those from the first to the second.
         """
         within = sql.SQL(" AND id >= {} AND id <= {}").format(*map(sql.Literal, ids)) if ids else sql.SQL("")
         query = sql.SQL(
-            "SELECT leaf_index, id, time, xid, source, category, action, outcome, relation, actor, data "
-            "FROM vault.record WHERE trail = {} AND incarnation {} {}{} ORDER BY id{}",
+            "SELECT leaf_index, id, time, xid, source, category, action, outcome, relation, "
+            "coalesce(actor, 'null'), coalesce(data, 'null') FROM vault.record "
+            "WHERE trail = {} AND incarnation {} {}{} ORDER BY id{}",
         ).format(
             sql.Literal(trail),
             # With one incarnation the index gives the order; with several there is something to sort.

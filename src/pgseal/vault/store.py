@@ -32,6 +32,8 @@ WRITTEN_COLUMNS: LiteralString = (
 _LOCK = "pgseal sealer"
 #: Held, shared, while a verification reads; alone, while rows of a trail are dropped that it might miss.
 READING_LOCK = "pgseal verify"
+#: Held by whoever destroys content or drops rows, and by whoever adds or releases a legal hold.
+HOLD_LOCK = "pgseal hold"
 # How far back it is looked for changes without an actor; about a tenth of a second's work.
 _NEWEST_RECORDS = 100_000
 
@@ -270,15 +272,6 @@ class VaultStore:
             ).fetchall()
         return [row[0] for row in rows]
 
-    def record_rotation(self, data: Mapping[str, object], endorsement: str) -> int:
-        """Record a KEY_ROTATE in the vault's trail; durable when it returns the record's id."""
-        with self._errors():
-            row = self._connection.execute(
-                "SELECT audit.record_rotation(%s::jsonb, %s)", [json.dumps(data), endorsement]
-            ).fetchone()
-        assert row is not None  # noqa: S101  a call gives a row
-        return int(row[0])
-
     def read_rotations(self, *, recorded: bool = False) -> list[tuple[int | None, bytes, bytes]]:
         """Return leaf index, data and actor of all KEY_ROTATE records, the oldest first.
 
@@ -316,11 +309,21 @@ class VaultStore:
             ).fetchone()
         return row[0] if row else None
 
-    def record_act(self, action: str, data: Mapping[str, object], relation: str | None = None) -> int:
-        """Record an act of pgseal's own in the vault's trail; durable when it returns the record's id."""
+    def record_act(
+        self,
+        action: str,
+        data: Mapping[str, object],
+        relation: str | None = None,
+        claimed: Mapping[str, object] | None = None,
+    ) -> int:
+        """Record an act of pgseal's own in the vault's trail; durable when it returns the record's id.
+
+        ``claimed`` is what whoever runs it says of who is acting.
+        """
+        values = [action, json.dumps(data), relation, None if claimed is None else json.dumps(claimed)]
         with self._errors():
             row = self._connection.execute(
-                "SELECT audit.record_act(%s, %s::jsonb, 'administration', %s)", [action, json.dumps(data), relation]
+                "SELECT audit.record_act(%s, %s::jsonb, 'administration', %s, %s::jsonb)", values
             ).fetchone()
         assert row is not None  # noqa: S101  a call gives a row
         return int(row[0])
@@ -331,6 +334,21 @@ class VaultStore:
         query = sql.SQL("SELECT {}(hashtextextended({}, 0))").format(sql.SQL(take), sql.Literal(name))
         with self._errors():
             return self._connection.execute(query).fetchone() == (True,)
+
+    def has_relation(self, trail: str, relation: str, leaves: Sequence[tuple[int, int]]) -> bool:
+        """Return whether a trail has a record about ``relation`` within these ranges of leaves."""
+        query = (
+            "SELECT EXISTS (SELECT FROM unnest(%s::bigint[], %s::bigint[]) AS g(first, last) JOIN vault.record AS r "
+            "ON r.leaf_index >= g.first AND r.leaf_index < g.last WHERE r.trail = %s AND r.relation = %s)"
+        )
+        values = [[begin for begin, _ in leaves], [end for _, end in leaves], trail, relation]
+        with self._errors():
+            return self._connection.execute(query, values).fetchone() == (True,)
+
+    def unlock(self, name: str) -> None:
+        """Let go of a lock that ``try_lock`` took."""
+        with self._errors():
+            self._connection.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", [name])
 
     def read_newest_incarnation(self, trail: str) -> int | None:
         """Return the greatest incarnation of a trail's records; None without any."""

@@ -21,6 +21,7 @@ from pgseal.errors import (
 )
 from pgseal.verifier.rows import Row
 
+_NO_ERASURE = "no erasure takes only one of a text and its salt"
 _PLAIN_COLUMNS = (
     "trail",
     "incarnation",
@@ -72,24 +73,33 @@ def judge_rows(sealed: Sealed, rows: Sequence[Row]) -> list[TamperError]:
 
 
 def judge_row(sealed: Sealed, row: Row) -> list[TamperError]:
-    """Return what is wrong with the row of one leaf; nothing if it is what was sealed or nobody can know."""
+    """Return what is wrong with the row of one leaf; nothing if it is what was sealed or nobody can know.
+
+    Parts that are gone with their salts are no error here: ERASE records, which stand later, may allow it
+    (``find_gone``).
+    """
     envelope = sealed.envelope()
     if envelope is None:
         return _judge_without_entry(sealed, row)
     place = _Place(where="vault", trail=envelope.trail, record_id=envelope.id, leaf_index=sealed.leaf_index)
     name = f"record {envelope.trail}/{envelope.id} (leaf {sealed.leaf_index})"
     errors: list[TamperError] = []
-    erased = _erased_parts(row)
+    halves = _find_halves(row)
     differing = find_differences(envelope, row)
-    if not erased and not differing and form_leaf(row) != sealed.entry:  # pragma: no cover - columns say it all
+    is_whole = not halves and not find_gone(row)
+    if is_whole and not differing and form_leaf(row) != sealed.entry:  # pragma: no cover - columns say it all
         differing = ["envelope"]
     if differing:
         errors.append(AlteredRecordError(f"{name}: {describe(differing)} from what was sealed", **place))
-    if erased:
-        errors.append(
-            UnauthorizedErasureError(f"{name}: {' and '.join(erased)} gone, and no sealed ERASE allows it", **place)
-        )
+    if halves:
+        errors.append(UnauthorizedErasureError(f"{name}: {' and '.join(halves)} gone, and {_NO_ERASURE}", **place))
     return errors
+
+
+def find_gone(row: Row) -> tuple[str, ...]:
+    """Return the parts of a vault's row that are gone with their salts, as an erasure leaves them."""
+    parts = (("actor", row.actor, row.actor_salt), ("data", row.data, row.data_salt))
+    return tuple(name for name, text, salt in parts if text is None and salt is None)
 
 
 def find_differences(envelope: Envelope, row: Row) -> list[str]:
@@ -150,12 +160,14 @@ def _judge_without_entry(sealed: Sealed, row: Row) -> list[TamperError]:
         ]
     if sealed.hash is None or (leaf is not None and leaf_hash(leaf) == sealed.hash):
         return []
-    if erased := _erased_parts(row):
+    if halves := _find_halves(row):
         return [
             UnauthorizedErasureError(
-                f"leaf {sealed.leaf_index}: {' and '.join(erased)} gone, and no sealed ERASE allows it", **place
+                f"leaf {sealed.leaf_index}: {' and '.join(halves)} gone, and {_NO_ERASURE}", **place
             )
         ]
+    if find_gone(row):
+        return []  # nobody can tell what the other part was
     return [
         AlteredRecordError(
             f"leaf {sealed.leaf_index}: the row differs from what was sealed; in which columns cannot be told, "
@@ -165,9 +177,12 @@ def _judge_without_entry(sealed: Sealed, row: Row) -> list[TamperError]:
     ]
 
 
-def _erased_parts(row: Row) -> list[str]:
-    names = {"actor": row.actor, "actor_salt": row.actor_salt, "data": row.data, "data_salt": row.data_salt}
-    return [name for name, value in names.items() if value is None]
+def _find_halves(row: Row) -> list[str]:
+    """Return what is gone of parts of which something is left: no erasure leaves that."""
+    pairs = (("actor", row.actor, row.actor_salt), ("data", row.data, row.data_salt))
+    return [
+        name if text is None else f"{name}_salt" for name, text, salt in pairs if (text is None) is not (salt is None)
+    ]
 
 
 def _missing(sealed: Sealed) -> TamperError:

@@ -14,6 +14,8 @@ from itertools import islice
 
 from pgseal.copybinary import iter_rows
 from pgseal.core.canonical import parse_json
+from pgseal.core.envelope import Envelope
+from pgseal.core.erasure import ERASE, Erasure, parse_erase
 from pgseal.core.fields import parse_time
 from pgseal.core.heartbeat import HEARTBEAT, Bounds, parse_heartbeat
 from pgseal.core.recovery import RECOVER, Recovery, parse_recovery
@@ -21,7 +23,8 @@ from pgseal.core.retention import RETENTION, Retention, parse_retention
 from pgseal.core.rotation import KEY_ROTATE
 from pgseal.core.tiles import TILE_WIDTH
 from pgseal.errors import ForgedRecordError, FormatError, TamperError
-from pgseal.verifier.compare import Sealed, judge_rows
+from pgseal.verifier.compare import Sealed, find_gone, judge_rows
+from pgseal.verifier.erasure import GoneParts
 from pgseal.verifier.report import Finding, FindingLog
 from pgseal.verifier.rows import MALFORMED, LeafFormer, Row, parse_row, read_leaf_index
 from pgseal.verifier.sources import LedgerFiles, VaultSource
@@ -34,7 +37,7 @@ _MAX_CLAIMS = 64
 _MAX_DATA_BYTES = 64 * 1024
 _MAX_DATA_DEPTH = 8
 _ID = re.compile(r"-?[0-9]{1,19}")
-#: The one trail whose RETENTION and RECOVER records count.
+#: The one trail whose RETENTION, RECOVER and ERASE records count.
 _VAULT_TRAIL = "vault"
 
 
@@ -83,8 +86,9 @@ class RangeResult:
     leaf index, the sealed trail, incarnation and id of every leaf whose vault row has a finding, None where the ledger
     cannot say either. ``malformed`` lists trail, id and leaf index of the rows that MALFORMED records stand for.
     ``retentions`` and ``recoveries`` list what the vault's own RETENTION and RECOVER records say, those that speak of
-    leaves before their own; ``rotations`` index, data and actor of its KEY_ROTATE records. ``segments`` are the range's
-    parts between HEARTBEATs, in order.
+    leaves before their own; ``erasures`` what its ERASE records say, by their leaf, and ``gone`` what is not there;
+    ``rotations`` index, data and actor of its KEY_ROTATE records. ``segments`` are the range's parts between
+    HEARTBEATs, in order.
     """
 
     index: int
@@ -101,6 +105,8 @@ class RangeResult:
     retentions: list[Retention] = field(default_factory=list[Retention])
     recoveries: list[tuple[int, Recovery]] = field(default_factory=list[tuple[int, Recovery]])
     rotations: list[tuple[int, bytes, bytes]] = field(default_factory=list[tuple[int, bytes, bytes]])
+    erasures: list[tuple[int, Erasure]] = field(default_factory=list[tuple[int, Erasure]])
+    gone: list[GoneParts] = field(default_factory=list[GoneParts])
     segments: list[Segment] = field(default_factory=lambda: [Segment()])
 
 
@@ -189,20 +195,24 @@ class _RangePass:
             envelope = sealed.envelope()
             if envelope is not None:
                 self._former.trails.add((envelope.trail, envelope.incarnation))
-            claims = self._take_claims(index)
-            self._result.rows += bool(claims)
             self._last = sealed
-            errors = judge_rows(sealed, claims)
-            if errors:
-                self._report(sealed, errors)
-            elif sealed.entry is not None:
-                self._note_malformed(index, claims[0])
-                self._note_explanation(index, claims[0])
-            if envelope is not None:
-                moment = parse_time(envelope.time)
-                if not errors:
-                    self._note_heartbeat(index, moment, claims[0])
-                self._result.segments[-1].add(envelope.trail, moment, moment)
+            self._check_leaf(index, sealed, envelope, self._take_claims(index))
+
+    def _check_leaf(self, index: int, sealed: Sealed, envelope: Envelope | None, claims: Sequence[Row]) -> None:
+        self._result.rows += bool(claims)
+        errors = judge_rows(sealed, claims)
+        if errors:
+            self._report(sealed, errors)
+        elif gone := find_gone(claims[0]):
+            self._note_gone(index, envelope, claims[0], gone)
+        elif sealed.entry is not None:
+            self._note_malformed(index, claims[0])
+            self._note_explanation(index, claims[0])
+        if envelope is not None:
+            moment = parse_time(envelope.time)
+            if not errors:
+                self._note_heartbeat(index, moment, claims[0])
+            self._result.segments[-1].add(envelope.trail, moment, moment)
 
     def _take_claims(self, index: int) -> list[Row]:
         """Return the rows at one leaf index; what stands before them in the stream has no right to."""
@@ -236,6 +246,13 @@ class _RangePass:
         envelope = sealed.envelope()
         self._result.damaged[sealed.leaf_index] = envelope and (envelope.trail, envelope.incarnation, envelope.id)
 
+    def _note_gone(self, index: int, envelope: Envelope | None, row: Row, parts: tuple[str, ...]) -> None:
+        if envelope is None:
+            noted = GoneParts(index, parts, row.trail, row.incarnation, row.id, row.source)
+        else:
+            noted = GoneParts(index, parts, envelope.trail, envelope.incarnation, envelope.id, envelope.source)
+        self._result.gone.append(noted)
+
     def _note_malformed(self, index: int, row: Row) -> None:
         if row.action == MALFORMED and row.data is not None:
             named = parse_malformed(row.data)
@@ -256,6 +273,8 @@ class _RangePass:
                 recovery = parse_recovery(row.data)
                 if not recovery.lost or recovery.lost[-1][1] <= index:
                     self._result.recoveries.append((index, recovery))
+            elif row.action == ERASE:
+                self._result.erasures.append((index, parse_erase(row.data)))
 
     def _note_heartbeat(self, index: int, moment: int, row: Row) -> None:
         if (row.trail, row.source, row.action) == (_VAULT_TRAIL, "system", HEARTBEAT) and row.data is not None:

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pgseal.core.checkpoint import Checkpoint, OpenedCheckpoint
+from pgseal.core.erasure import ERASE
 from pgseal.core.keys import KeyType, VerifierKey
 from pgseal.core.merkle import check_inclusion, check_range, leaf_hash
 from pgseal.core.pack import (
@@ -37,7 +38,6 @@ from pgseal.core.pack import (
 )
 from pgseal.core.pack_answer import COMPLETE, Answer, Judge
 from pgseal.core.pack_bounds import is_act
-from pgseal.core.pack_erasure import ERASE
 from pgseal.core.pack_filter import Filter
 from pgseal.core.record import DisclosedPart, RecordLine, check_record_line, parse_leaf_line
 from pgseal.core.retention import RETENTION

@@ -93,6 +93,7 @@ class Report:
     recovered: tuple[Recovery, ...] = ()
     warnings: tuple[str, ...] = ()
     witnessed: int | None = None
+    erased: int = 0
     gaps: tuple[Gap, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -106,6 +107,7 @@ class Report:
             "unchecked_trails": list(self.unchecked_trails),
             "not_compared": list(self.not_compared),
             "retained": self.retained,
+            "erased": self.erased,
             "recovered": [one.to_json() for one in self.recovered],
             "witnessed": self.witnessed,
             "warnings": list(self.warnings),

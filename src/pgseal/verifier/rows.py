@@ -17,6 +17,7 @@ from struct import error as struct_error
 from typing import NamedTuple
 
 from pgseal.copybinary import EPOCH_MICROSECONDS, split_fields
+from pgseal.core.erasure import ERASE
 from pgseal.core.fields import format_time
 from pgseal.core.heartbeat import HEARTBEAT
 from pgseal.core.leaf import ACTOR_PREFIX, DATA_PREFIX, LeafBuilder, Seconds, text_template
@@ -97,7 +98,7 @@ class LeafFormer:
         """Return the leaves of ``rows`` as text, if they are at ``begin`` and the indexes after it, in order.
 
         None where a row is anything but ordinary: out of place, erased, what an envelope cannot hold, or a record that
-        says something about others (MALFORMED, RETENTION, RECOVER, HEARTBEAT, KEY_ROTATE).
+        says something about others (MALFORMED, RETENTION, RECOVER, HEARTBEAT, ERASE, KEY_ROTATE).
         """
         templates, seconds = self._templates, self._seconds
         leaves: list[str] = []
@@ -160,7 +161,7 @@ class LeafFormer:
         """Return the template for rows that end in ``key``; None for a key that has none."""
         try:
             trail, incarnation, source, category, action, outcome, relation = _parse_constants(key)
-            if action in {MALFORMED, RETENTION, RECOVER, HEARTBEAT, KEY_ROTATE}:
+            if action in {MALFORMED, RETENTION, RECOVER, HEARTBEAT, ERASE, KEY_ROTATE}:
                 return None
             template = self._builder.template(
                 trail or "", incarnation or 0, source or "", category or "", action or "", outcome or "", relation

@@ -62,7 +62,8 @@ class VaultSource(Protocol):
         Of several with one id those of the earlier incarnation first. With ``ids`` only from the first to the second.
 
         Columns: leaf_index, id, time, xid, source, category, action, outcome, relation, actor, data; under TimeZone
-        UTC and DateStyle ISO. The query is not sent before the first row is asked for.
+        UTC and DateStyle ISO. A part that is gone reads ``core.erasure.ERASED``. The query is not sent
+        before the first row is asked for.
         """
         ...
 
@@ -96,10 +97,10 @@ class TrailSource(Protocol):
         """Yield the rows in the order of id, as COPY text lines without the newline.
 
         Columns: sealed (t, f, or u where it is not known), id, time, xid, source, category, action, outcome, relation,
-        actor, data, each byte for byte as the sealer wrote it to the vault. ``sealed`` says that the snapshot the vault
-        keeps for this trail sees the row, so that the vault must have it. That snapshot is read before the rows are,
-        and the rows when the first one is asked for: the verifier asks for it after it has read the checkpoint and
-        before it asks the vault.
+        actor, data, each byte for byte as the sealer wrote it to the vault, or ``core.erasure.ERASED``. ``sealed`` says
+        that the snapshot the vault keeps for this trail sees the row, so that the vault must have it. That snapshot is
+        read before the rows are, and the rows when the first one is asked for: the verifier asks for it after it has
+        read the checkpoint and before it asks the vault.
         """
         ...
 

@@ -10,15 +10,18 @@ from dataclasses import dataclass, field
 
 from pgseal.copytext import NULL, format_time, unescape
 from pgseal.core.encoding import shorten
+from pgseal.core.erasure import ERASED, PARTS, Erased
 from pgseal.core.ranges import LeafRanges
 from pgseal.errors import (
     AlteredRecordError,
+    ErasedContentError,
     ForgedRecordError,
     FormatError,
     MalformedRecordError,
     MissingRecordError,
     RollbackError,
     StorageError,
+    UnauthorizedErasureError,
 )
 from pgseal.verifier.compare import describe
 from pgseal.verifier.report import FindingLog
@@ -40,7 +43,8 @@ class Known:
     id of each sealed record whose row in the vault has a finding. ``damaged_leaves`` are such leaves of whatever trail,
     each with whether the ledger says which record it is. ``find_differences`` names the columns in which a trail's row
     differs from the entry of a damaged leaf. ``retained`` are leaves that may be gone from the trail. ``lost`` are
-    leaves that are gone as a RECOVER record says; other rows may have their ids now.
+    leaves that are gone as a RECOVER record says; other rows may have their ids now. ``erased`` are the parts that
+    ERASE records say are gone.
     """
 
     tree_size: int
@@ -50,6 +54,7 @@ class Known:
     find_differences: Callable[[int, Row], list[str]]
     retained: LeafRanges = field(default_factory=LeafRanges)
     lost: LeafRanges = field(default_factory=LeafRanges)
+    erased: Erased = field(default_factory=Erased)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +180,7 @@ class TrailCheck:
             right = rows[0]
             names = _differing_columns(right.body, record.body)
             if is_sealed:
-                self._report_altered(id_, leaf_index, names)
+                self._report_differences(id_, leaf_index, names, right, record)
             else:
                 self._findings.add(
                     AlteredRecordError(
@@ -240,6 +245,38 @@ class TrailCheck:
                 leaf_index=leaf_index,
             )
         )
+
+    def _report_differences(self, id_: int, leaf_index: int, names: Sequence[str], row: Line, record: Line) -> None:
+        """Tell what was changed in a trail's row from what was erased on one of the sides."""
+        altered: list[str] = []
+        name = f"record {self._trail.name}/{id_} (leaf {leaf_index})"
+        ours, sealed = (dict(zip(_COLUMNS, line.body.split(b"\t"), strict=True)) for line in (row, record))
+        for column in names:
+            if column not in PARTS or ERASED not in {ours[column], sealed[column]}:
+                altered.append(column)
+            elif sealed[column] == ERASED:
+                self._findings.add(
+                    ErasedContentError(
+                        f"{name}: {column} was destroyed, as a sealed ERASE record says, and the trail has it: "
+                        "a backup brought it back, or pgseal erase was interrupted; pgseal erase --again",
+                        where="trail",
+                        trail=self._trail.name,
+                        record_id=id_,
+                        leaf_index=leaf_index,
+                    )
+                )
+            elif not self._known.erased.allows(leaf_index, column):
+                self._findings.add(
+                    UnauthorizedErasureError(
+                        f"{name}: {column} gone, and no sealed ERASE allows it",
+                        where="trail",
+                        trail=self._trail.name,
+                        record_id=id_,
+                        leaf_index=leaf_index,
+                    )
+                )
+        if altered:
+            self._report_altered(id_, leaf_index, altered)
 
     def _report_altered(self, id_: int, leaf_index: int, names: Sequence[str]) -> None:
         self._findings.add(

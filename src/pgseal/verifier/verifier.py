@@ -22,7 +22,8 @@ Each step stands on what the one before it established, and on nothing else:
    the root must be the signed one (``tree``, ``upper``). In the same pass the vault's rows must, in leaf order,
    rebuild to exactly the entries (``leaves``, ``compare``). The two are one step because the entries are then read
    once, and judged and used in the same reading. Rows at or above the size wait to be sealed; their indexes must follow
-   without gap.
+   without gap. A part may be gone with its salt if a later ERASE record of the vault's own trail says so (``erasure``);
+   then it must be gone from the trail, too.
 3. **Trails.** The rows of each trail must equal the vault's rows, now known to be what was sealed (``trails``). A row
    may be gone if a RETENTION record covers its leaf: one of the vault's own trail, sealed under the checkpoint, with
    the count of what it covers. One that covers anything else than it says explains nothing. Likewise RECOVER: a trail
@@ -51,6 +52,7 @@ from pgseal.core.checkpoint import Checkpoint
 from pgseal.core.cosignature import WitnessPolicy
 from pgseal.core.encoding import format_base64
 from pgseal.core.envelope import parse_envelope
+from pgseal.core.erasure import ERASED, PARTS, Erased, Erasure
 from pgseal.core.keys import VerifierKey
 from pgseal.core.merkle import EMPTY_ROOT, check_consistency, prove_consistency
 from pgseal.core.ranges import LeafRanges
@@ -73,6 +75,7 @@ from pgseal.ledger.reader import LedgerReader
 from pgseal.ledger.store import CHECKPOINT, LedgerStore, MissingObjectError
 from pgseal.verifier.bounds import check_bounds, find_gaps
 from pgseal.verifier.compare import find_differences
+from pgseal.verifier.erasure import GoneParts, find_content, settle_gone
 from pgseal.verifier.leaves import RANGE, Log, RangeResult, Segment
 from pgseal.verifier.pool import MIN_PARALLEL_RANGES, check_ranges, count_processors
 from pgseal.verifier.report import MAX_FINDINGS, FindingLog, Report
@@ -158,6 +161,9 @@ class Verifier:
         self._retentions: list[Retention] = []
         self._recoveries: list[tuple[int, Recovery]] = []
         self._rotations: list[tuple[int, bytes, bytes]] = []
+        self._erasures: list[tuple[int, Erasure]] = []
+        self._gone: list[GoneParts] = []
+        self._erased = Erased()
         self._segments: dict[int, list[Segment]] = {}
         self._retained: dict[str, int] = {}
         self._warnings: list[str] = []
@@ -323,6 +329,8 @@ class Verifier:
             self._retentions += result.retentions
             self._recoveries += result.recoveries
             self._rotations += result.rotations
+            self._erasures += result.erasures
+            self._gone += result.gone
             self._segments[result.index] = result.segments
             self._progress("ledger", self._checked["ledger"], size)
             if vault is not None:
@@ -331,8 +339,22 @@ class Verifier:
         if vault is not None:
             for error in check_bounds(self._in_order(), vault, size):
                 self._findings.add(error)
+            self._settle_erasures()
         self._findings.extend(own.listed, own.total)
         self._ledger_findings += own.total
+
+    def _settle_erasures(self) -> None:
+        """Judge what is gone from the vault by all ERASE records there are, and what is not gone."""
+        self._erased = Erased(self._erasures)
+        damaged = set(self._damaged_leaves)
+        for one, error in settle_gone(self._gone, self._erased):
+            self._findings.add(error)
+            if len(self._damaged_leaves) <= _MAX_DAMAGED:
+                name = (one.trail or "", one.incarnation or 0)
+                self._damaged_leaves[one.leaf_index] = True
+                self._damaged.setdefault(name, {})[one.record_id or 0] = one.leaf_index
+        for error in find_content(self._gone, self._erased, damaged):
+            self._findings.add(error)
 
     def _in_order(self) -> Iterator[Segment]:
         return (segment for _, segments in sorted(self._segments.items()) for segment in segments)
@@ -443,6 +465,7 @@ class Verifier:
                 find_differences=self._find_differences,
                 retained=self._find_retained(trail, self._vault),
                 lost=lost,
+                erased=self._erased,
             )
             is_sound = True
             try:
@@ -560,6 +583,9 @@ class Verifier:
             return []  # nothing to judge by, which is a finding already
         rows = () if self._vault is None else iter_rows(self._vault.copy_rows(leaf_index, leaf_index + 1))
         vault_row = next((parse_row(found) for found in rows), None)
+        for part in PARTS:
+            if getattr(row, part) == ERASED and self._erased.allows(leaf_index, part):
+                row = replace(row, **{part: None})  # rightly so
         return find_trail_differences(entry, row, vault_row)
 
     # -- step 4
@@ -599,6 +625,7 @@ class Verifier:
             unchecked_trails=tuple(f"{trail} (incarnation {incarnation})" for trail, incarnation in unchecked),
             not_compared=tuple(self._not_compared),
             retained=dict(self._retained),
+            erased=len({one.leaf_index for one in self._gone if one.leaf_index not in self._damaged_leaves}),
             recovered=tuple(one for _, one in sorted(self._recoveries, key=lambda found: found[0])),
             warnings=tuple(self._warnings),
             witnessed=self._witnessed.checkpoint.size if self._witnessed else None,

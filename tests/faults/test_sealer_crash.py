@@ -27,7 +27,7 @@ from pgseal.core.checkpoint import open_checkpoint
 from pgseal.errors import ConflictError, RollbackError, UnavailableError
 from pgseal.ledger import files
 from pgseal.ledger.writer import LedgerWriter
-from pgseal.sealer import seal
+from pgseal.sealer import keys, seal
 from pgseal.sealer.encode import ChunkEncoder
 from pgseal.sealer.loop import run
 from pgseal.sealer.seal import Sealer
@@ -60,7 +60,7 @@ STEPS = {
     "write one ledger file": Step(files, "write_file"),
     "write another ledger file": Step(files, "write_file", 2),
     "sync a ledger directory": Step(files, "sync_directory"),
-    "sign": Step(seal, "sign_note"),
+    "sign": Step(keys, "sign_note"),
     "keep the checkpoint": Step(SealerState, "replace_checkpoint"),
     "rename the kept checkpoint": Step(Path, "replace"),
     "publish": Step(LedgerWriter, "publish", 2),  # the first is of what is kept, at the start
@@ -75,7 +75,7 @@ FILE_STEPS = [name for name, step in STEPS.items() if step.owner in {files, Path
 def breaking(step: Step, when: str, strike: Strike, signed: Callable[[bytes], None]) -> Iterator[None]:
     """Strike before or after a step; tell `signed` every note that is signed."""
     count = 0
-    sign = seal.sign_note
+    sign = keys.sign_note
 
     def sign_note(*arguments: Any) -> bytes:
         note = sign(*arguments)
@@ -86,7 +86,7 @@ def breaking(step: Step, when: str, strike: Strike, signed: Callable[[bytes], No
         return moment == when and count == step.call
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(seal, "sign_note", sign_note)
+        patch.setattr(keys, "sign_note", sign_note)
         original = getattr(step.owner, step.function)
 
         def call(*arguments: Any, **more: Any) -> Any:

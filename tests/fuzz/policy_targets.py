@@ -15,6 +15,7 @@ from pgseal.errors import ConfigError, StorageError
 from pgseal.ledger.witness import KnownLog, WitnessStore, _format_log, name_log
 from pgseal.sealer.state import read_feed_memory, read_finding, read_witnesses
 from pgseal.settings.secret import describe_dsn
+from pgseal.signing.uri import parse_token_uri
 from pgseal.trail.catalog import make_column
 from pgseal.trail.conditions import check_filter, format_condition, format_stored
 from pgseal.trail.filter import format_filter, parse_filter
@@ -133,6 +134,11 @@ TARGETS = [
             b"a=" + b"9" * 5000,
         ],
         _ORDERS,
+    ),
+    Target(
+        "token_uri",
+        from_text(lambda text: parse_token_uri(text, source="key")),
+        [b"pkcs11:token=my%20token;object=clinic;id=%01%ff?module-path=/usr/lib/token.so&pin-source=env:PIN"],
     ),
     Target("filter", from_text(_parse_filter), FILTERS, _ORDERS),
     Target("condition", from_text(_write_condition), FILTERS, _ORDERS),

@@ -3,18 +3,20 @@
 import io
 
 from tests.fuzz.target import Target, from_database, from_text
-from tests.packs import KEY, NAMES, archive, at, check, dump, morning
+from tests.packs import KEY, NAMES, SIGNER, archive, at, check, dump, morning
 
 from pgseal.core.canonical import encode_canonical, parse_canonical_string, parse_json
 from pgseal.core.envelope import parse_envelope
 from pgseal.core.erasure import parse_erase
 from pgseal.core.heartbeat import parse_heartbeat
 from pgseal.core.hold import parse_hold, parse_release
+from pgseal.core.keys import SignerKey
 from pgseal.core.pack import iter_lines, parse_info, parse_proof_line, parse_range_proof
 from pgseal.core.proof import InclusionProof, check_proof_file, format_proof_file, parse_proof_file
 from pgseal.core.record import parse_leaf_line, parse_record_line
 from pgseal.core.recovery import Recovery, Server, parse_recovery
 from pgseal.core.retention import Retention, parse_retention
+from pgseal.core.rotation import Rotation, endorse_rotation, parse_rotation, read_rotation
 from pgseal.errors import FormatError, TamperError
 from pgseal.sealer.explained import _parse_recorded
 from pgseal.vault.values import format_json, parse_part
@@ -39,6 +41,10 @@ RECOVER = encode_canonical(
         "clinic", 2, "restored", Server("73", 1), Server("73", 2), 9077, 9000, 0, 3, ((0, 2), (5, 9)), ("a sign",)
     ).to_json()
 )
+_NEXT = SignerKey(SIGNER.name, b"n" * 32)
+_ROTATION = Rotation(3, _NEXT.verifier, SIGNER.verifier)
+KEY_ROTATE = encode_canonical(_ROTATION.to_json())
+ENDORSED = encode_canonical({"claimed": {"endorsement": endorse_rotation(_ROTATION, SIGNER, _NEXT)}})
 _ACTS = (("HEARTBEAT", HEARTBEAT), ("ERASE", ERASE), ("RETENTION", RETENTION), ("RECOVER", RECOVER))
 
 
@@ -93,6 +99,8 @@ TARGETS = [
     Target("hold", parse_hold, [HOLD]),
     Target("release", parse_release, [b'{"hold":"case-1","reason":"over"}']),
     Target("recovery", parse_recovery, [RECOVER, RECOVER.replace(b"9077", b"9" * 5000)]),
+    Target("rotation", parse_rotation, [KEY_ROTATE]),
+    Target("endorsement", lambda actor: read_rotation(KEY_ROTATE, actor), [ENDORSED], (FormatError, TamperError)),
     Target("recorded", from_database(_parse_recorded), [RECOVER], ()),
     Target("malformed", parse_malformed, [b'{"trail":"clinic","id":"-7"}', b'{"trail":"clinic","id":"--7"}'], ()),
     Target("pack_info", parse_info, [MEMBERS["pack.json"]]),

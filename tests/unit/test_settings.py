@@ -90,7 +90,7 @@ def test_environment_goes_over_the_file(tmp_path, monkeypatch):
         ("origin =", "orgin =", "line 2, orgin: there is no such setting"),
         ('origin = "clinic.example/prod"\n', "", "origin: is missing"),
         ('"ledger"', "7", "line 3, ledger: expected a string"),
-        ('"file:pgseal.key"', '"PRIVATE+KEY+x"', "line 4, key: expected file:PATH or env:NAME"),
+        ('"file:pgseal.key"', '"PRIVATE+KEY+x"', "line 4, key: expected file:PATH, env:NAME or pkcs11:…"),
         ("[vault]\ndsn", "[vault]\ndns", "line 7, vault.dns: there is no such setting"),
         ("[vault]", "[vault", "not valid TOML: line 6"),
         ('"clinic"', '"Clinic"', "line 10, source.name: expected 1 to 63 of"),

@@ -19,7 +19,7 @@ from pgseal.cli.options import AsJson
 from pgseal.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
-    from pgseal.core.keys import SignerKey
+    from pgseal.core.keys import Signer
     from pgseal.postgres import Connection
     from pgseal.settings import Settings
 
@@ -57,7 +57,9 @@ def init(
     name: Annotated[
         str | None, typer.Option(metavar="TRAIL", help="The source's name (default: its database's).")
     ] = None,
-    key: Annotated[str | None, typer.Option(metavar="FILE", help="Where the key is, or is made.")] = None,
+    key: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Where the key is, or is made; pkcs11:… for one in a token.")
+    ] = None,
     state: Annotated[
         str | None, typer.Option(metavar="DIR", help="What the sealer keeps; outside vault and ledger.")
     ] = None,
@@ -223,7 +225,13 @@ def _key_path(plan: Plan, found: "Settings | None") -> Path | None:
     """Return the file of the key; None if it comes from somewhere else."""
     if found is not None:
         return found.key.path
-    return Path(plan.key).absolute()
+    return None if _is_in_token(plan) else Path(plan.key).absolute()
+
+
+def _is_in_token(plan: Plan) -> bool:
+    from pgseal.signing import is_token_uri
+
+    return is_token_uri(plan.key)
 
 
 def _state_path(plan: Plan) -> Path:
@@ -231,12 +239,18 @@ def _state_path(plan: Plan) -> Path:
     return Path(_absolute(plan.state)) if plan.state != _STATE else plan.path.absolute().parent / _STATE
 
 
-def _check_key(plan: Plan, found: "Settings | None") -> "SignerKey | None":
+def _check_key(plan: Plan, found: "Settings | None") -> "Signer | None":
     """Return the key that is there; None if it is to be made. Raises ``ConfigError`` if it cannot be used."""
-    from pgseal.core.keys import parse_signer_key
     from pgseal.settings import Secret
+    from pgseal.signing import read_signer
 
     path = _key_path(plan, found)
+    if found is None and _is_in_token(plan):
+        base = plan.path.absolute().parent
+        try:
+            return read_signer(plan.key, plan.origin, source="--key", base=base, environ=os.environ)
+        except FormatError as error:
+            raise ConfigError(str(error)) from None
     if found is not None and (path is None or os.path.lexists(path)):
         return found.read_signer()
     if path is None or not os.path.lexists(path):
@@ -246,15 +260,18 @@ def _check_key(plan: Plan, found: "Settings | None") -> "SignerKey | None":
         return None
     text = Secret(f"file:{path}", "--key", Path("/"), {}).reveal()
     try:
-        signer = parse_signer_key(text.strip(), source=str(path))
+        signer = read_signer(
+            text.strip(), plan.origin, source=str(path), base=plan.path.absolute().parent, environ=os.environ
+        )
     except FormatError as error:
         raise ConfigError(f"{error}; nothing was overwritten, give another --key FILE") from None
-    if signer.name != plan.origin:
-        raise ConfigError(f"{path} is the key of {signer.name!r}, not of {plan.origin!r}: give another --key FILE")
+    name = signer.verifier.name
+    if name != plan.origin:
+        raise ConfigError(f"{path} is the key of {name!r}, not of {plan.origin!r}: give another --key FILE")
     return signer
 
 
-def _make_key(plan: Plan, found: "Settings | None") -> "tuple[bool, SignerKey]":
+def _make_key(plan: Plan, found: "Settings | None") -> "tuple[bool, Signer]":
     """Return the key, made if there is none; never overwrites anything."""
     from pgseal.core.keys import SEED_BYTES, generate_signer
 
@@ -277,7 +294,7 @@ def _write_configuration(plan: Plan, found: "Settings | None", is_known: bool) -
             plan.path,
             origin=plan.origin,
             ledger=_relative(plan.ledger, base),
-            key=f"file:{_relative(plan.key, base)}",
+            key=plan.key if _is_in_token(plan) else f"file:{_relative(plan.key, base)}",
             state=_relative(plan.state, base) if plan.state != _STATE else plan.state,
             vault_dsn=_rebase(plan.vault, base),
             sources=[(plan.name, _rebase(plan.source, base))],

@@ -1,7 +1,10 @@
 """Signing keys in files, mode 0600."""
 
+import fcntl
 import os
 import secrets
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,3 +31,49 @@ def write_new_key(path: Path, signer: "SignerKey") -> None:
         raise ConfigError(f"cannot make the key {str(path)!r} ({(error.strerror or 'failed').lower()})") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def changing_key(path: Path) -> Generator[None]:
+    """Be the only one that changes the keys in a directory; raises ``ConfigError``."""
+    try:
+        descriptor = os.open(path.resolve().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigError(f"cannot change the key {str(path)!r} ({(error.strerror or 'failed').lower()})") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def replace_key(path: Path, lines: Sequence[str]) -> None:
+    """Replace the lines of a key file, all at once and durably, within ``changing_key``; raises ``ConfigError``.
+
+    A crash leaves the old lines or the new ones. What it may leave beside has mode 0600, too, and is overwritten by the
+    next call.
+    """
+    from pgseal.signing import format_ring
+
+    target = path.resolve()
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            with suppress(PermissionError):  # the owner stays who it was, if we may say so
+                os.fchown(descriptor, target.stat().st_uid, target.stat().st_gid)
+            file.write(format_ring(lines))
+            file.flush()
+            os.fsync(descriptor)
+        temporary.replace(target)
+        directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise ConfigError(f"cannot change the key {str(path)!r} ({(error.strerror or 'failed').lower()})") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

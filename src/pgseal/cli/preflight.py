@@ -13,7 +13,7 @@ from pgseal.errors import ConfigError, FormatError, SignatureError, UnavailableE
 
 if TYPE_CHECKING:
     from pgseal.core.checkpoint import Checkpoint
-    from pgseal.core.keys import SignerKey
+    from pgseal.core.keys import Signer
     from pgseal.postgres import Connection, ServerIdentity
     from pgseal.settings import Settings
 
@@ -76,7 +76,7 @@ def check_ledger(path: str, origin: str, *, is_configured: bool) -> "Checkpoint 
 
 
 def check_one_log(
-    vault: "Connection", state: Path, signer: "SignerKey | None", published: "Checkpoint | None", origin: str
+    vault: "Connection", state: Path, signer: "Signer | None", published: "Checkpoint | None", origin: str
 ) -> None:
     """Refuse vault, state directory and ledger that are not all new, nor all of the log ``origin``.
 

@@ -65,6 +65,8 @@ def _show(document: "Mapping[str, Any]") -> None:
     witnessed = f"   {witnesses['cosigned']} of {witnesses['configured']} witnesses" if witnesses else ""
     shown_root = f"   root {root[:8]}…" if root else ""
     say(f"  ledger   {_count(ledger.get('size'), 'leaf', 'leaves')}{shown_root}{witnessed}")
+    if document["key"] and document["key"]["old_vkey"]:
+        say("  key      being rotated: two keys sign   pgseal key show")
     tables = document["tables"]
     shown = ", ".join(printable(_name(table)) for table in tables[:4]) + (", …" if len(tables) > 4 else "")  # noqa: PLR2004
     tracked = "unknown" if document["unread"] and not tables else f"{format_count(len(tables))} tracked"

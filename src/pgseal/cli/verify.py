@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgseal.core.keys import VerifierKey
+    from pgseal.core.rotation import RecordedRotation
     from pgseal.errors import TamperError
     from pgseal.settings import Settings
     from pgseal.trail.feed import FeedState
@@ -126,7 +127,9 @@ def verify_all(
         sealer_note = read_published(settings.state)
         held, silent = ask_witnesses(settings)
         policy = settings.find_witness_policy()
-        verifier.check_checkpoint(sealer_note, policy=policy, held=held, now=time.time())
+        verifier.check_checkpoint(
+            sealer_note, policy=policy, held=held, now=time.time(), rotations=_read_rotations(settings)
+        )
         verifier.check_leaves(vault)
         if trails:
             _check_trails(verifier, settings, rows)
@@ -134,6 +137,17 @@ def verify_all(
             look_closer(verifier, vault)
         report = verifier.finish()
         return replace(report, warnings=(*report.warnings, *silent)), rows
+
+
+def _read_rotations(settings: "Settings") -> "list[RecordedRotation]":
+    """Return how the log passed from key to key, as the vault has it."""
+    from pgseal.postgres import connect
+    from pgseal.sealer.keys import read_rotations
+    from pgseal.sealer.trails import SEALER_ROLE
+    from pgseal.vault.store import VaultStore
+
+    with closing(connect(settings.vault.dsn.reveal(), side="vault", role=SEALER_ROLE)) as connection:
+        return read_rotations(VaultStore(connection).read_rotations())
 
 
 @contextmanager

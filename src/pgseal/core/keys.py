@@ -19,6 +19,7 @@ import re
 from dataclasses import dataclass, field
 from enum import IntEnum
 from hashlib import sha256
+from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -69,6 +70,27 @@ class VerifierKey:
         return format_verifier_key(self)
 
 
+class Signer(Protocol):
+    """What signs notes under a name: a key in this process (``SignerKey``), or one that stays in a device.
+
+    ``verifier`` is its public half. ``sign`` returns the 64-byte Ed25519 signature of a message, or raises
+    ``UnavailableError`` if it cannot now; called by one thread at a time.
+    """
+
+    @property
+    def verifier(self) -> VerifierKey:
+        """The public half."""
+        ...
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the 64-byte Ed25519 signature of ``message``."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what signing takes; it signs no more."""
+        ...
+
+
 class SignerKey:
     """A secret key that signs notes under a name. Neither ``repr`` nor ``str`` shows the secret."""
 
@@ -86,6 +108,9 @@ class SignerKey:
     def sign(self, message: bytes) -> bytes:
         """Return the 64-byte Ed25519 signature of ``message``. Notes are signed with ``note.sign_note``."""
         return self._private_key.sign(message)
+
+    def close(self) -> None:
+        """Do nothing: a key in this process holds nothing open."""
 
     @property
     def name(self) -> str:

@@ -34,6 +34,7 @@ from pgseal.core.keys import (
     KEY_ID_BYTES,
     SEED_BYTES,
     KeyType,
+    Signer,
     SignerKey,
     VerifierKey,
     check_key_name,
@@ -56,6 +57,7 @@ __all__ = [
     "OpenedNote",
     "Signature",
     "SignatureLine",
+    "Signer",
     "SignerKey",
     "VerifierKey",
     "add_signatures",
@@ -110,7 +112,7 @@ class SignatureLine:
     payload: bytes
 
 
-def sign_note(text: str, *signers: SignerKey) -> bytes:
+def sign_note(text: str, *signers: Signer) -> bytes:
     """Return ``text`` signed by each of the Ed25519 ``signers``, in their order.
 
     Deterministic. Raises ``FormatError`` for a text that cannot be a note's, ``ConfigError`` without signers or for a
@@ -119,7 +121,9 @@ def sign_note(text: str, *signers: SignerKey) -> bytes:
     lines: list[str] = []
     for signer in signers:
         if signer.verifier.type is not KeyType.ED25519:
-            raise ConfigError(f"key {signer.name!r} signs cosignatures only: sign the note with the log's own key")
+            raise ConfigError(
+                f"key {signer.verifier.name!r} signs cosignatures only: sign the note with the log's own key"
+            )
         lines.append(_format_line(signer.verifier, signer.sign(text.encode("utf-8", "surrogatepass"))))
     if not lines:
         raise ConfigError("a note needs at least one signer")

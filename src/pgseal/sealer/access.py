@@ -114,6 +114,11 @@ def find_others(path: Path, wanted: str) -> list[str]:
     return names
 
 
+def has_acl(path: Path) -> bool:
+    """Return whether a file has an ACL beside its mode."""
+    return any(_acl(path))
+
+
 def _name_user(uid: int) -> str:
     return Account(uid, frozenset()).name
 

@@ -15,8 +15,11 @@ from pgseal.errors import PgsealError
 from pgseal.postgres import Connection, connect, translated_errors
 from pgseal.sealer.advice import Advice, Severity
 from pgseal.sealer.installed import examine_source, examine_vault
+from pgseal.sealer.rotate import OLD_SECONDS, OVERLAP_SECONDS, describe_overlap, read_key_state
 from pgseal.sealer.separation import compare_sides, examine_files, examine_machine
+from pgseal.sealer.trails import SEALER_ROLE
 from pgseal.settings import Settings, Source, describe_os_error
+from pgseal.vault.store import VaultStore
 
 _LITTLE_SPACE = 0.05
 _CLOCK_SECONDS = 5.0
@@ -38,7 +41,12 @@ def examine(settings: Settings) -> list[Advice]:
 
     A side that cannot be reached is an advice of its own; the others are looked at all the same.
     """
-    found = [*_examine_ledger(settings), *_examine_files(settings), *_examine_vault(settings)]
+    found = [
+        *_examine_ledger(settings),
+        *_examine_files(settings),
+        *_examine_key(settings),
+        *_examine_vault(settings),
+    ]
     for source in settings.sources:
         try:
             found += _examine_source(source, settings)
@@ -94,6 +102,34 @@ def _examine_machine(connection: Connection, subject: str, settings: Settings) -
         return list(examine_machine(connection, subject, settings))
     except OSError as error:
         return [_blind(subject, error)]
+
+
+def _examine_key(settings: Settings) -> Iterator[Advice]:
+    try:
+        with closing(connect(settings.vault.dsn.reveal(), side="vault", role=SEALER_ROLE)) as connection:
+            state = read_key_state(settings, VaultStore(connection))
+    except PgsealError as error:
+        yield Advice("error", "key", "cannot be examined", str(error), "mend that, then pgseal doctor")
+        return
+    if state.old is not None and not state.is_sealed:
+        yield Advice(
+            "warning", "key", "a new key waits to be taken up", "until a sealer records it, the old one signs alone",
+            "pgseal key rotate",
+        )  # fmt: skip
+    elif state.old is not None:
+        is_long = state.age is not None and state.age > OVERLAP_SECONDS
+        yield Advice(
+            "warning" if is_long else "note",
+            "key",
+            describe_overlap(state) if is_long else "is being rotated: two keys sign",
+            "the old one can still sign; what it was replaced for lasts until it is gone",
+            "give the new key to witnesses and auditors, then pgseal key rotate --finish",
+        )
+    elif state.age is not None and state.age > OLD_SECONDS:
+        yield Advice(
+            "note", "key", f"has signed for {state.age / (365.25 * 86400):.1f} years",
+            "the longer a key lives, the more copies of it there are", "pgseal key rotate",
+        )  # fmt: skip
 
 
 def _examine_vault(settings: Settings) -> list[Advice]:

@@ -35,6 +35,9 @@ def run(settings: Settings, stop: Event, report: Report) -> None:
                     began = time.monotonic()
                     if began > maintain_at:
                         break  # opening again checks every side and makes partitions
+                    if sealer.has_new_key():
+                        report("the key was changed; sealing goes on with it")
+                        break
                     if began > beat_at:
                         sealer.beat()
                         beat_at = began + _HEARTBEAT_SECONDS

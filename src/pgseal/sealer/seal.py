@@ -29,10 +29,9 @@ from typing import TypeAlias
 
 import psycopg
 
-from pgseal.core.checkpoint import Checkpoint, format_checkpoint, open_checkpoint
+from pgseal.core.checkpoint import Checkpoint, format_checkpoint
 from pgseal.core.encoding import format_base64
 from pgseal.core.merkle import EMPTY_ROOT
-from pgseal.core.note import sign_note
 from pgseal.errors import (
     ConfigError,
     ForgedRecordError,
@@ -50,6 +49,7 @@ from pgseal.sealer.ahead import read_ahead
 from pgseal.sealer.encode import EncodedChunk, MalformedRow
 from pgseal.sealer.heartbeat import Heartbeat
 from pgseal.sealer.incarnation import encode_new
+from pgseal.sealer.keys import SigningKeys
 from pgseal.sealer.startup import check_feed, check_last_rows, check_vault_size, read_pending
 from pgseal.sealer.state import SealerState
 from pgseal.sealer.trails import (
@@ -106,7 +106,7 @@ class Sealer:
         self._vault = vault
         self._state = state
         self._origin = settings.origin
-        self._signer = settings.read_signer()
+        self._keys = SigningKeys(settings, vault)
         self._checkpoint = Checkpoint(settings.origin, 0, EMPTY_ROOT)
         self._note: bytes | None = None
         self._reported_size = 0
@@ -145,6 +145,7 @@ class Sealer:
             vault.lock()
             sealer = cls(settings, stack, vault, state, report)
             stack.callback(sealer._close_trails)
+            stack.callback(sealer._keys.close)
             with sealer._noting_findings():
                 sealer._recover(settings, without)
         except BaseException:
@@ -170,6 +171,10 @@ class Sealer:
         """The newest checkpoint."""
         return SealResult(self._origin, self._checkpoint.size, self._checkpoint.root, 0)
 
+    def has_new_key(self) -> bool:
+        """Return whether another key is to sign from now on: close this sealer and open one that knows it."""
+        return self._keys.has_changed()
+
     @property
     def vault(self) -> VaultStore:
         """The vault, which nobody else may write to."""
@@ -188,7 +193,7 @@ class Sealer:
             check_empty_or_ledger(settings.ledger, settings.origin)
         store = DirectoryStore(settings.ledger)
         self._reader = LedgerReader(store)
-        self._witnesses = Witnesses(settings, self._signer.verifier, store, self._publish_witnessed)
+        self._witnesses = Witnesses(settings, self._keys.log, store, self._publish_witnessed)
         self._stack.callback(self._witnesses.close)
         self._read_signed(self._reader)
         self._reported_size = self._checkpoint.size
@@ -197,6 +202,8 @@ class Sealer:
         for address in trail_addresses(settings):
             if address.name not in without:
                 self._open_trail(address)
+        # Before anything is signed above this size.
+        self._keys.record_rotation(self._checkpoint.size)
         if self._note is None:
             self._sign()
         else:
@@ -232,13 +239,7 @@ class Sealer:
     def _read_signed(self, ledger: LedgerReader) -> None:
         self._note = self._state.read_checkpoint()
         if self._note is not None:
-            known = [self._signer.verifier]
-            self._checkpoint = open_checkpoint(
-                self._note,
-                known,
-                origin=self._origin,
-                source="kept checkpoint",
-            ).checkpoint
+            self._checkpoint = self._keys.open_kept(self._note)
             return
         try:
             ledger.checkpoint_note()
@@ -427,7 +428,7 @@ class Sealer:
 
     def _sign(self) -> None:
         checkpoint = Checkpoint(self._origin, self._ledger.size, self._ledger.root())
-        note = sign_note(format_checkpoint(checkpoint), self._signer)
+        note = self._keys.sign(format_checkpoint(checkpoint), checkpoint.size)
         self._state.replace_checkpoint(self._note, note)
         self._note, self._checkpoint = note, checkpoint
         # Window C–W.

@@ -5,13 +5,24 @@ mistake explains (a key that others read) is an error.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from pgseal.errors import PgsealError
 from pgseal.postgres import Connection, read_identity
-from pgseal.sealer.access import Account, find_others, find_server_account, find_writable, is_own_address, is_readable
+from pgseal.sealer.access import (
+    Account,
+    find_others,
+    find_server_account,
+    find_writable,
+    has_acl,
+    is_own_address,
+    is_readable,
+)
 from pgseal.sealer.advice import Advice
 from pgseal.settings import Secret, Settings
+from pgseal.signing import is_token_uri, split_ring
+from pgseal.signing.uri import parse_token_uri
 
 _BOOTSTRAP_OID = 10
 
@@ -129,8 +140,10 @@ def examine_files(settings: Settings) -> Iterator[Advice]:
                 "error" if is_key else "warning",
                 name,
                 f"{path} can be read by {', '.join(others)}",
-                "whoever has the key can sign a history of their own" if is_key else "it holds a password",
-                f"chmod 600 {path}, setfacl -b {path}" + ("; if somebody may have read it, make a new key" * is_key),
+                "whoever has the key, or its PIN, can sign a history of their own; pgseal key rotate if somebody has"
+                if is_key
+                else "it holds a password",
+                f"{_mend_acl(path)}chmod 600 {path}",
             )
     places = (("ledger", settings.ledger), ("state", settings.state), ("configuration", settings.path))
     for name, path in (*places, *_secret_files(settings)):
@@ -140,7 +153,7 @@ def examine_files(settings: Settings) -> Iterator[Advice]:
                 name,
                 f"{path} can be changed by {', '.join(others)}",
                 "it is what pgseal relies on: who can change it can stop sealing, or have something else sealed",
-                f"chmod go-w {path}, setfacl -b {path}",
+                f"{_mend_acl(path)}chmod go-w {path}",
             )
 
 
@@ -148,6 +161,7 @@ def _secret_files(settings: Settings) -> Iterator[tuple[str, Path]]:
     """Yield the files with the key, and with passwords."""
     if settings.key.path is not None and _is_private(settings.key):
         yield "key", settings.key.path
+    yield from (("key", path) for path in _pin_files(settings.key))
     dsns: list[tuple[str, Secret]] = [("vault", settings.vault.dsn)]
     for source in settings.sources:
         dsns += [(f"source {source.name}", source.dsn), (f"source {source.name}", source.admin_dsn)]
@@ -161,12 +175,26 @@ def _secret_files(settings: Settings) -> Iterator[tuple[str, Path]]:
             yield name, path
 
 
+def _mend_acl(path: Path) -> str:
+    return f"setfacl -b {path} && " if has_acl(path) else ""
+
+
 def _is_private(key: Secret) -> bool:
     """Tell the signing key from the verifier's, which is there for everybody to read."""
     try:
-        return key.reveal().lstrip().startswith("PRIVATE+")
+        return key.reveal().lstrip().startswith(("PRIVATE+", "pkcs11:"))
     except PgsealError:
         return True
+
+
+def _pin_files(key: Secret) -> Iterator[Path]:
+    """Yield the files with the PINs of tokens."""
+    with suppress(PgsealError):
+        for line in split_ring(key.reveal(), source=key.where):
+            if is_token_uri(line):
+                pin = parse_token_uri(line, source=key.where).pin_source or ""
+                if pin.startswith("file:"):
+                    yield key.base / pin.removeprefix("file:")
 
 
 def _holds_password(path: Path, dsn: Secret) -> bool:

@@ -17,6 +17,7 @@ from pgseal.ledger.reader import LedgerReader
 from pgseal.ledger.store import CHECKPOINT, DirectoryStore
 from pgseal.postgres import Connection, connect, translated_errors
 from pgseal.sealer.registered import find_forged_marks
+from pgseal.sealer.rotate import OVERLAP_SECONDS, describe_overlap, read_key_state
 from pgseal.sealer.state import read_finding
 from pgseal.sealer.trails import SEALER_ROLE, VAULT_TRAIL, TrailAddress, read_state, trail_addresses
 from pgseal.sealer.witnessing import read_witnessing
@@ -49,6 +50,7 @@ def collect_status(settings: Settings) -> dict[str, Any]:
     unknown = {"size": None, "root": None, "checkpoint_age_s": None}
     ledger = _attempt(lambda: _read_ledger(settings), warnings) or unknown
     witnesses = _attempt(lambda: read_witnessing(settings, warnings), warnings)
+    key = _attempt(lambda: _read_key(settings, vault, warnings), warnings) if vault else None
     silence = _attempt(vault.read_silence, warnings) if vault else None
     if silence is not None and silence > _SILENT_SECONDS:
         warnings.append(f"no heartbeat for {silence:.0f} s: nothing says that sealing goes on; is pgseal seal running?")
@@ -74,6 +76,7 @@ def collect_status(settings: Settings) -> dict[str, Any]:
         "origin": settings.origin,
         "trails": trails,
         "ledger": ledger,
+        "key": key,
         "witnesses": witnesses,
         "heartbeat_age_s": None if silence is None else round(silence, 3),
         "vault": {"records": records},
@@ -114,6 +117,15 @@ def _read_ledger(settings: Settings) -> dict[str, Any]:
     # A checkpoint carries no time; the file's is when it was published.
     age = max(0.0, time.time() - (settings.ledger / CHECKPOINT).stat().st_mtime)
     return {"size": checkpoint.size, "root": format_base64(checkpoint.root), "checkpoint_age_s": round(age, 3)}
+
+
+def _read_key(settings: Settings, vault: VaultStore, warnings: list[str]) -> dict[str, Any]:
+    state = read_key_state(settings, vault)
+    if state.old is not None and not state.is_sealed:
+        warnings.append("a new key waits, and no sealer has taken it up: is pgseal seal running? pgseal key rotate")
+    elif state.old is not None and state.age is not None and state.age > OVERLAP_SECONDS:
+        warnings.append(describe_overlap(state))
+    return state.to_json()
 
 
 def _read_trail(address: TrailAddress, vault: VaultStore | None, warnings: list[str]) -> dict[str, Any]:

@@ -25,12 +25,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Thread
 
-from pgseal.core.checkpoint import Checkpoint, open_checkpoint
+from pgseal.core.checkpoint import Checkpoint
 from pgseal.core.cosignature import Cosignature, WitnessPolicy, check_time, take_cosignature
 from pgseal.core.encoding import parse_decimal
-from pgseal.core.keys import VerifierKey
 from pgseal.core.merkle import check_consistency
 from pgseal.core.note import add_signatures, parse_note
+from pgseal.core.rotation import LogKeys
 from pgseal.core.witness import CONFLICT, UNPROVED, AddCheckpoint, format_request
 from pgseal.errors import (
     ForkError,
@@ -102,17 +102,17 @@ class Witnesses:
     def __init__(
         self,
         settings: Settings,
-        key: VerifierKey,
+        keys: LogKeys,
         store: LedgerStore,
         publish_witnessed: Callable[[bytes, int], None],
     ) -> None:
-        """Ask the witnesses of ``settings`` about checkpoints signed with ``key``, with proofs from ``store``.
+        """Ask the witnesses of ``settings`` about checkpoints of the log with ``keys``, with proofs from ``store``.
 
         ``publish_witnessed`` is called with the newest checkpoint that meets the policy, and its size.
         """
         self._policy: WitnessPolicy | None = settings.find_witness_policy()
         self._deadline = settings.witness_deadline
-        self._key = key
+        self._keys = keys
         self._store = store
         self._publish_witnessed = publish_witnessed
         self._members = [
@@ -213,11 +213,11 @@ class Witnesses:
             return False
         member.asked, member.asked_at = one, now
         member.question = question = Future[tuple[Cosignature, float]]()
-        size, key = member.size, self._key
+        size, keys = member.size, self._keys
 
         def work() -> None:
             try:
-                found = _Question(member.address, member.client, self._store, key, one).ask(size)
+                found = _Question(member.address, member.client, self._store, keys, one).ask(size)
                 question.set_result((found, time.monotonic()))
             except BaseException as error:  # noqa: BLE001 - whoever takes the answer is told
                 question.set_exception(error)
@@ -264,7 +264,7 @@ class _Question:
     address: WitnessAddress
     client: WitnessClient
     store: LedgerStore
-    key: VerifierKey
+    keys: LogKeys
     round: _Round
 
     def ask(self, old_size: int) -> Cosignature:
@@ -335,7 +335,7 @@ class _Question:
         note = self.client.read_checkpoint(self.round.checkpoint.origin)
         if note is None:
             return None
-        return open_checkpoint(note, [self.key], origin=self.round.checkpoint.origin).checkpoint
+        return self.keys.open(note, origin=self.round.checkpoint.origin).checkpoint
 
 
 def _read_reason(response: Response) -> str:

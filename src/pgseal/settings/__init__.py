@@ -4,7 +4,7 @@
 
     origin = "clinic.example/prod"
     ledger = "/var/lib/pgseal/ledger"
-    key    = "file:pgseal.key"            # or env:NAME; never the key itself
+    key    = "file:pgseal.key"            # or env:NAME, or pkcs11:… for one in a token; never the key itself
     state  = ".pgseal"                    # what sealer and verifier remember; outside vault and ledger
 
     [vault]

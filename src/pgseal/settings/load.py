@@ -15,6 +15,7 @@ from pgseal.settings.files import read_text
 from pgseal.settings.lines import find_line
 from pgseal.settings.model import Settings, is_pattern
 from pgseal.settings.secret import ENV_PREFIX, FILE_PREFIX, Dsn, Secret
+from pgseal.signing.uri import SCHEME
 
 DEFAULT_PATH = Path("pgseal.toml")
 #: Environment variable → key of the file.
@@ -132,9 +133,10 @@ def _resolve_values(
         _resolve_path(document, name, base_of((name,)), locate)
     convert(document, (), "key", Secret)
     key = document.get("key")
-    if isinstance(key, Secret) and not key.reference.startswith((ENV_PREFIX, FILE_PREFIX)):
+    if isinstance(key, Secret) and not key.reference.startswith((ENV_PREFIX, FILE_PREFIX, SCHEME)):
         raise ConfigError(
-            f"{locate(('key',))}: expected file:PATH or env:NAME, got something else (not shown, it may be secret)"
+            f"{locate(('key',))}: expected file:PATH, env:NAME or pkcs11:…, got something else (not shown, it may be "
+            "secret)"
         )
     convert(document.get("vault"), ("vault",), "dsn", Dsn)
     convert(document.get("vault"), ("vault",), "admin_dsn", Dsn)

@@ -1,6 +1,7 @@
 """The settings as checked, frozen objects; ``pgseal.settings`` shows what they look like in the file."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, cast
 from urllib.parse import urlsplit
@@ -9,9 +10,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from pgseal.core.checkpoint import check_origin
 from pgseal.core.cosignature import MAX_WITNESSES, WitnessPolicy, check_witness_key, parse_policy
-from pgseal.core.keys import SignerKey, VerifierKey, parse_signer_key, parse_verifier_key
+from pgseal.core.keys import Signer, VerifierKey, parse_verifier_key
 from pgseal.errors import ConfigError, FormatError
 from pgseal.settings.secret import Dsn, Secret
+from pgseal.signing import read_signer, read_verifier, split_ring
 
 #: The trail of the vault database itself; no source may take its name.
 VAULT_TRAIL = "vault"
@@ -193,29 +195,53 @@ class Settings(_Model):
         keys = {witness.name: witness.key for witness in self.witnesses}
         return parse_policy(self.witness_policy or f"any {len(keys)}", keys)
 
-    def read_signer(self) -> SignerKey:
-        """Return the signing key; raises ``ConfigError`` if it is missing, unreadable, no key, or another origin's."""
+    def read_signers(self) -> tuple[Signer, ...]:
+        """Return the signing key, and after it, while it is rotated, the one that it replaces.
+
+        Raises ``ConfigError`` if one is missing, unreadable, no key, or another origin's, and ``UnavailableError`` if
+        it is in a token that cannot be reached.
+        """
+        where, base, environ = self.key.where, self.key.base, self.key.environ
         try:
-            signer = parse_signer_key(self.key.reveal().strip(), source=self.key.where)
+            lines = split_ring(self.key.reveal(), source=where)
+            signers = tuple(read_signer(line, self.origin, source=where, base=base, environ=environ) for line in lines)
         except FormatError as error:
             raise ConfigError(f"{error}; sealing needs the key that pgseal init made for {self.origin!r}") from None
-        self._check_key_name(signer.name)
-        return signer
+        self._check_keys([signer.verifier for signer in signers])
+        return signers
 
-    def read_verifier(self) -> VerifierKey:
-        """Return the key that checkpoints are verified with; for that, ``key`` may also name a verifier key.
+    def read_signer(self) -> Signer:
+        """Return the newest signing key; raises as ``read_signers``."""
+        return self.read_signers()[0]
 
-        Raises ``ConfigError`` as ``read_signer``.
+    def read_verifiers(self) -> tuple[VerifierKey, ...]:
+        """Return the public halves of ``read_signers``; for that, ``key`` may also name a verifier key.
+
+        Raises as ``read_signers``.
         """
-        text = self.key.reveal().strip()
-        if text.startswith("PRIVATE+"):
-            return self.read_signer().verifier
+        where, base, environ = self.key.where, self.key.base, self.key.environ
         try:
-            verifier = parse_verifier_key(text, source=self.key.where)
+            lines = split_ring(self.key.reveal(), source=where)
+            verifiers = tuple(
+                read_verifier(line, self.origin, source=where, base=base, environ=environ) for line in lines
+            )
         except FormatError as error:
             raise ConfigError(f"{error}; pgseal key show prints it where the log is sealed") from None
-        self._check_key_name(verifier.name)
-        return verifier
+        self._check_keys(verifiers)
+        return verifiers
+
+    def read_verifier(self) -> VerifierKey:
+        """Return the key that checkpoints are verified with: while it is rotated, the one that signed all along.
+
+        Raises as ``read_signers``.
+        """
+        return self.read_verifiers()[-1]
+
+    def _check_keys(self, keys: Sequence[VerifierKey]) -> None:
+        for key in keys:
+            self._check_key_name(key.name)
+        if len({key.key_id for key in keys}) != len(keys):
+            raise ConfigError(f"{self.key.where}: the same key stands there twice: give the new one and the old one")
 
     def _check_key_name(self, name: str) -> None:
         if name != self.origin:

@@ -5,7 +5,8 @@ commitment in its entry. The entries have to lead to the signed root before the 
 what was sealed, or there is no pack.
 
 What the question does not ask for is withheld: parts of records that do not match are nobody's business. Disclosed in
-any case are the data of pgseal's own HEARTBEAT, ERASE, RETENTION and KEY_ROTATE records, which the answer rests on.
+any case are the data of pgseal's own HEARTBEAT, ERASE, RETENTION and KEY_ROTATE records, which the answer rests on, and
+the actor part of KEY_ROTATE records, which the key rests on. All of these are in every pack, whatever its range.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -49,6 +50,7 @@ from pgseal.core.record import (
     parse_envelope,
 )
 from pgseal.core.retention import RETENTION
+from pgseal.core.rotation import KEY_ROTATE
 from pgseal.errors import (
     ConfigError,
     MissingRecordError,
@@ -64,7 +66,6 @@ from pgseal.vault.pack_rows import PackRows, Parts
 #: Called with the number of leaves that were packed, and of those there are.
 Progress = Callable[[int, int], None]
 
-KEY_ROTATE = "KEY_ROTATE"
 _VAULT = "vault"
 _ENTRY = "entry of the ledger"
 _ALWAYS = (HEARTBEAT, ERASE, RETENTION, KEY_ROTATE)
@@ -123,6 +124,7 @@ class _Maker:
         self._judge = Judge(order.wanted, self._begin)
         # Before the records are read: a connection does one thing at a time.
         self._allowances = list(self._iter_allowances())
+        self._rotations = list(self._iter_rotations())
         self._outside: dict[int, ProofLine] = {}
         created = order.created
         date, time = (int(created[0:4]), int(created[5:7]), int(created[8:10])), map(int, created[11:19].split(":"))
@@ -140,6 +142,8 @@ class _Maker:
         self._zip.add(RANGE_PROOF, [format_range_proof(proof)])
         with closing(self._iter_records(proof, progress)) as records:
             self._zip.add(RECORDS, records)
+        for record, entry in self._rotations:
+            self._refer(record, entry)
         self._zip.add(PROOFS, (format_proof_line(self._outside[index]) + b"\n" for index in sorted(self._outside)))
         self._zip.add(README, [format_readme(info, self._checkpoint)])
         answer, errors = self._judge.finish(size)
@@ -191,7 +195,11 @@ class _Maker:
         check_record_line(whole, where=_VAULT)
         wanted, withhold = self._order.wanted, self._order.withhold
         is_match = wanted.matches_envelope(envelope) and wanted.matches_actor(actor)
-        if isinstance(actor, DisclosedPart) and ("actor" in withhold or not (is_match or wanted.actor is not None)):
+        if (
+            isinstance(actor, DisclosedPart)
+            and not is_act(envelope, KEY_ROTATE)
+            and ("actor" in withhold or not (is_match or wanted.actor is not None))
+        ):
             actor = WithheldPart()
         if isinstance(data, DisclosedPart) and (
             ("data" in withhold or not is_match) and not is_act(envelope, *_ALWAYS)
@@ -227,6 +235,23 @@ class _Maker:
             allowance = find_allowance(record)
             if allowance is not None:
                 yield allowance, record, entry
+
+    def _iter_rotations(self) -> Iterator[tuple[RecordLine, bytes]]:
+        """Yield the sealed KEY_ROTATE records that are whole, each with its leaf_data."""
+        for index, actor_salt, actor_text, data_salt, data_text in self._rows.iter_acts(
+            KEY_ROTATE, self._checkpoint.size
+        ):
+            entry = self._reader.leaf(index, self._checkpoint.size)
+            if actor_salt is None or actor_text is None or data_salt is None or data_text is None:
+                continue  # says nothing without either
+            record = RecordLine(
+                DisclosedPart(actor_salt, actor_text),
+                DisclosedPart(data_salt, data_text),
+                parse_envelope(entry, source=_ENTRY),
+                index,
+            )
+            check_record_line(record, where=_VAULT)
+            yield record, entry
 
     def _refer(self, record: RecordLine, entry: bytes) -> None:
         """Have a record outside the range in the pack, with its inclusion proof."""

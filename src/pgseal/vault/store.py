@@ -272,6 +272,34 @@ class VaultStore:
             ).fetchall()
         return [row[0] for row in rows]
 
+    def read_rotations(self, *, recorded: bool = False) -> list[tuple[int | None, bytes, bytes]]:
+        """Return leaf index, data and actor of all KEY_ROTATE records, the oldest first.
+
+        ``recorded``: also as they stand in the vault's trail, sealed or not, without an index. Reads that trail.
+        """
+        with self._errors():
+            sealed = self._connection.execute(
+                "SELECT leaf_index, data, actor FROM vault.record WHERE source = 'system' AND action = 'KEY_ROTATE' "
+                "AND trail = %s AND data IS NOT NULL AND actor IS NOT NULL ORDER BY leaf_index",
+                [VAULT_TRAIL],
+            ).fetchall()
+            unsealed = self._connection.execute(
+                "SELECT data::text, jsonb_build_object('claimed', claimed)::text FROM audit.record "
+                "WHERE %s AND source = 'system' AND action = 'KEY_ROTATE' AND data IS NOT NULL ORDER BY id",
+                [recorded],
+            ).fetchall()
+        rows = [*sealed, *((None, *row) for row in unsealed)]
+        return [(index, data.encode(), actor.encode()) for index, data, actor in rows]
+
+    def read_leaf_age(self, leaf_index: int) -> float | None:
+        """Return how many seconds ago the record of a leaf was made, by the vault's clock; None without it."""
+        with self._errors():
+            row = self._connection.execute(
+                "SELECT extract(epoch FROM clock_timestamp() - time)::float8 FROM vault.record WHERE leaf_index = %s",
+                [leaf_index],
+            ).fetchone()
+        return None if row is None else float(row[0])
+
     def find_leaf(self, trail: str, record_id: int) -> int | None:
         """Return the leaf index that the vault has for a record, of the newest incarnation; None if it has none."""
         with self._errors():

@@ -20,6 +20,7 @@ from pgseal.core.fields import parse_time
 from pgseal.core.heartbeat import HEARTBEAT, Bounds, parse_heartbeat
 from pgseal.core.recovery import RECOVER, Recovery, parse_recovery
 from pgseal.core.retention import RETENTION, Retention, parse_retention
+from pgseal.core.rotation import KEY_ROTATE
 from pgseal.core.tiles import TILE_WIDTH
 from pgseal.errors import ForgedRecordError, FormatError, TamperError
 from pgseal.verifier.compare import Sealed, find_gone, judge_rows
@@ -85,8 +86,9 @@ class RangeResult:
     leaf index, the sealed trail, incarnation and id of every leaf whose vault row has a finding, None where the ledger
     cannot say either. ``malformed`` lists trail, id and leaf index of the rows that MALFORMED records stand for.
     ``retentions`` and ``recoveries`` list what the vault's own RETENTION and RECOVER records say, those that speak of
-    leaves before their own; ``erasures`` what its ERASE records say, by their leaf, and ``gone`` what is not there.
-    ``segments`` are the range's parts between HEARTBEATs, in order.
+    leaves before their own; ``erasures`` what its ERASE records say, by their leaf, and ``gone`` what is not there;
+    ``rotations`` index, data and actor of its KEY_ROTATE records. ``segments`` are the range's parts between
+    HEARTBEATs, in order.
     """
 
     index: int
@@ -102,6 +104,7 @@ class RangeResult:
     malformed: list[tuple[str, int, int]] = field(default_factory=list[tuple[str, int, int]])
     retentions: list[Retention] = field(default_factory=list[Retention])
     recoveries: list[tuple[int, Recovery]] = field(default_factory=list[tuple[int, Recovery]])
+    rotations: list[tuple[int, bytes, bytes]] = field(default_factory=list[tuple[int, bytes, bytes]])
     erasures: list[tuple[int, Erasure]] = field(default_factory=list[tuple[int, Erasure]])
     gone: list[GoneParts] = field(default_factory=list[GoneParts])
     segments: list[Segment] = field(default_factory=lambda: [Segment()])
@@ -259,6 +262,8 @@ class _RangePass:
     def _note_explanation(self, index: int, row: Row) -> None:
         if (row.trail, row.source) != (_VAULT_TRAIL, "system") or row.data is None:
             return
+        if row.action == KEY_ROTATE and row.actor is not None:
+            self._result.rotations.append((index, row.data, row.actor))
         with suppress(FormatError):
             if row.action == RETENTION:
                 retention = parse_retention(row.data)

@@ -3,11 +3,13 @@
 In this order, and nothing before it is established what it rests on:
 
 1. the container is a pack's (``pgseal.core.pack_zip``);
-2. the checkpoint is signed with the auditor's key; size and root are the checkpoint's, never ``pack.json``'s;
+2. the checkpoint is signed with the auditor's key, or with one that this key passed the log to, by KEY_ROTATE records
+   in the pack (``pgseal.core.rotation``); size and root are the checkpoint's, never ``pack.json``'s;
 3. every record of ``proofs.jsonl`` has an inclusion proof, and is what was sealed;
 4. ``records.jsonl`` has every leaf of [begin, end) in order, each disclosed part is what was sealed, and all together
    with ``range-proof`` lead to the root;
-5. what is erased is allowed by one of those records, and no record contradicts a HEARTBEAT;
+5. what is erased is allowed by one of those records, and no record contradicts a HEARTBEAT or, by a KEY_ROTATE, the
+   signature;
 6. only then the question: which records match, and is that all of them (``pgseal.core.pack_answer``).
 
 Reads a file once, in flat memory. Needs no network, no database and no configuration.
@@ -17,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pgseal.core.checkpoint import Checkpoint, open_checkpoint
+from pgseal.core.checkpoint import Checkpoint, OpenedCheckpoint
 from pgseal.core.erasure import ERASE
 from pgseal.core.keys import KeyType, VerifierKey
 from pgseal.core.merkle import check_inclusion, check_range, leaf_hash
@@ -37,8 +39,9 @@ from pgseal.core.pack import (
 from pgseal.core.pack_answer import COMPLETE, Answer, Judge
 from pgseal.core.pack_bounds import is_act
 from pgseal.core.pack_filter import Filter
-from pgseal.core.record import RecordLine, check_record_line, parse_leaf_line
+from pgseal.core.record import DisclosedPart, RecordLine, check_record_line, parse_leaf_line
 from pgseal.core.retention import RETENTION
+from pgseal.core.rotation import KEY_ROTATE, LogKeys, RecordedRotation, read_rotation
 from pgseal.errors import (
     AlteredRecordError,
     ConfigError,
@@ -46,6 +49,7 @@ from pgseal.errors import (
     FormatError,
     MissingRecordError,
     ProofError,
+    SignatureError,
     TamperError,
 )
 from pgseal.verifier.pack_file import Input, PackFile
@@ -57,8 +61,8 @@ Progress = Callable[[int, int], None]
 _PACK = "pack"
 _FORMAT = "format"
 _NOT_OK = "not ok"
-_KEY_ROTATE = "KEY_ROTATE"
 _STEP = 1000
+_MARK = b'"action":"%b"' % KEY_ROTATE.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +142,8 @@ class _Check:
 
     def __init__(self, file: Input, key: VerifierKey, wanted: Filter, progress: Progress) -> None:
         self._file = file
-        self._key = key
+        self._keys = LogKeys(key)
+        self._rotations: list[RecordedRotation] = []
         self._wanted = wanted
         self._progress = progress
         self._findings = FindingLog()
@@ -173,7 +178,8 @@ class _Check:
         pack = PackFile(self._file)
         info = self._info = parse_info(pack.read(PACK_JSON))
         pack.read(README)  # its checksum, too
-        opened = open_checkpoint(pack.read(CHECKPOINT), [self._key], origin=self._key.name, source=_PACK)
+        note = pack.read(CHECKPOINT)
+        opened = self._open(note, pack)
         checkpoint = self._checkpoint = opened.checkpoint
         if info.origin != checkpoint.origin:
             raise FormatError(f"expected origin {checkpoint.origin!r}, got {info.origin!r}", source=PACK_JSON)
@@ -196,7 +202,28 @@ class _Check:
         for error in errors:
             self._findings.add(error)
         self._check_references(outside, judge)
+        # All that this pack says of the log's keys is known now: does the signature still do?
+        self._keys.learn(self._rotations)
+        self._keys.open(note, source=_PACK)
         self._answer = answer
+
+    def _open(self, note: bytes, pack: PackFile) -> OpenedCheckpoint:
+        origin = self._keys.newest.name
+        try:
+            return self._keys.open(note, origin=origin, source=_PACK)
+        except SignatureError:
+            # Signed with another key: did ours pass the log to it? What is learnt here ahead is proved like every other
+            # line, or the check fails.
+            self._keys.learn(self._find_rotations(pack))
+            return self._keys.open(note, origin=origin, source=_PACK)
+
+    def _find_rotations(self, pack: PackFile) -> Iterator[RecordedRotation]:
+        for line in iter_lines(pack.stream(PROOFS), source=PROOFS):
+            if _MARK in line:
+                yield from _read_rotation(parse_proof_line(line).record)
+        for line in iter_lines(pack.stream(RECORDS), source=RECORDS):
+            if _MARK in line:
+                yield from _read_rotation(parse_leaf_line(line, source=RECORDS)[0])
 
     def _read_outside(self, pack: PackFile, info: PackInfo, checkpoint: Checkpoint) -> list[RecordLine]:
         """Return the records of ``proofs.jsonl``, each proved."""
@@ -215,6 +242,7 @@ class _Check:
                 error.where = _PACK
                 raise
             self._check_parts(record)
+            self._rotations += _read_rotation(record)
             records[record.index] = record
         return list(records.values())
 
@@ -230,6 +258,8 @@ class _Check:
                     where=_PACK, leaf_index=record.index,
                 )  # fmt: skip
             self._check_parts(record)
+            if record.envelope.action == KEY_ROTATE:
+                self._rotations += _read_rotation(record)
             for error in judge.take(record):
                 self._contradictions.add(error)
             expected += 1
@@ -252,8 +282,20 @@ class _Check:
     def _check_references(self, outside: list[RecordLine], judge: Judge) -> None:
         referred = judge.references()
         for record in outside:
-            if record.index not in referred and not is_act(record.envelope, ERASE, RETENTION, _KEY_ROTATE):
+            if record.index not in referred and not is_act(record.envelope, ERASE, RETENTION, KEY_ROTATE):
                 raise FormatError(f"leaf {record.index} is outside the range and nothing refers to it", source=PROOFS)
+
+
+def _read_rotation(record: RecordLine) -> list[RecordedRotation]:
+    """Return the rotation that a line tells of, if it is one that both its keys endorse, and disclosed."""
+    if not is_act(record.envelope, KEY_ROTATE):
+        return []
+    if not isinstance(record.data, DisclosedPart) or not isinstance(record.actor, DisclosedPart):
+        return []
+    try:
+        return [read_rotation(record.data.text, record.actor.text, record.index)]
+    except (FormatError, SignatureError):
+        return []  # anybody may have written it: it says nothing about keys
 
 
 def _parse_line(line: bytes, number: int) -> tuple[RecordLine, bytes]:

@@ -24,6 +24,7 @@ from pgseal.core.leaf import ACTOR_PREFIX, DATA_PREFIX, LeafBuilder, Seconds, te
 from pgseal.core.record import SALT_BYTES
 from pgseal.core.recovery import RECOVER
 from pgseal.core.retention import RETENTION
+from pgseal.core.rotation import KEY_ROTATE
 from pgseal.errors import FormatError, StorageError
 
 #: What ``VaultSource.copy_rows`` selects. The casts make the form certain, whatever the columns were altered to.
@@ -97,7 +98,7 @@ class LeafFormer:
         """Return the leaves of ``rows`` as text, if they are at ``begin`` and the indexes after it, in order.
 
         None where a row is anything but ordinary: out of place, erased, what an envelope cannot hold, or a record that
-        says something about others (MALFORMED, RETENTION, RECOVER, HEARTBEAT, ERASE).
+        says something about others (MALFORMED, RETENTION, RECOVER, HEARTBEAT, ERASE, KEY_ROTATE).
         """
         templates, seconds = self._templates, self._seconds
         leaves: list[str] = []
@@ -160,7 +161,7 @@ class LeafFormer:
         """Return the template for rows that end in ``key``; None for a key that has none."""
         try:
             trail, incarnation, source, category, action, outcome, relation = _parse_constants(key)
-            if action in {MALFORMED, RETENTION, RECOVER, HEARTBEAT, ERASE}:
+            if action in {MALFORMED, RETENTION, RECOVER, HEARTBEAT, ERASE, KEY_ROTATE}:
                 return None
             template = self._builder.template(
                 trail or "", incarnation or 0, source or "", category or "", action or "", outcome or "", relation

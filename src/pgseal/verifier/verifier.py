@@ -10,13 +10,14 @@ The caller feeds it the steps in order; out of order is ``RuntimeError``, the ca
 
 Each step stands on what the one before it established, and on nothing else:
 
-1. **Checkpoint.** The pinned key says that the ledger's checkpoint is the log's own, under the expected origin. The
-   checkpoint kept from the last run, and the newest one the sealer knows to be published, must be prefixes of it: a
-   smaller size is ``rollback``, the same size with another root is ``fork``, a larger size needs a consistency proof
-   from the ledger's tiles. Where the proof cannot be made or fails, step 2 tells which it is: ``fork`` if every file
-   of the ledger is sound, ``proof`` if not. A ledger that shows no valid checkpoint is checked on against the newest
-   of the others. Where witnesses are configured, the ledger's ``witnessed`` must be a checkpoint that as many of them
-   have cosigned as the policy wants, and a prefix in the same way; so must be what the witnesses themselves show.
+1. **Checkpoint.** The pinned key, or one that it passed the log to (``core.rotation``), says that the ledger's
+   checkpoint is the log's own, under the expected origin. The checkpoint kept from the last run, and the newest one the
+   sealer knows to be published, must be prefixes of it: a smaller size is ``rollback``, the same size with another root
+   is ``fork``, a larger size needs a consistency proof from the ledger's tiles. Where the proof cannot be made or
+   fails, step 2 tells which it is: ``fork`` if every file of the ledger is sound, ``proof`` if not. A ledger that shows
+   no valid checkpoint is checked on against the newest of the others. Where witnesses are configured, the ledger's
+   ``witnessed`` must be a checkpoint that as many of them have cosigned as the policy wants, and a prefix in the same
+   way; so must be what the witnesses themselves show.
 2. **Leaves.** Every file that a ledger of the signed size must have is read, every hash computed from the entries, and
    the root must be the signed one (``tree``, ``upper``). In the same pass the vault's rows must, in leaf order,
    rebuild to exactly the entries (``leaves``, ``compare``). The two are one step because the entries are then read
@@ -27,6 +28,8 @@ Each step stands on what the one before it established, and on nothing else:
    may be gone if a RETENTION record covers its leaf: one of the vault's own trail, sealed under the checkpoint, with
    the count of what it covers. One that covers anything else than it says explains nothing. Likewise RECOVER: a trail
    at incarnation n needs one for each incarnation from 2 to n, and the newest says which leaves are gone for good.
+4. **Keys.** Every rotation that step 1 went by is a sealed record, and every KEY_ROTATE record of the vault's own trail
+   is endorsed by both its keys and joins the chain of keys; what it says of earlier checkpoints holds.
 
 ``TamperError`` becomes a finding and the step goes on. ``StorageError`` and ``ConfigError`` mean that the check could
 not be made, and end the verification: the machine takes no further step.
@@ -45,7 +48,7 @@ from enum import IntEnum
 from itertools import islice
 
 from pgseal.copybinary import iter_rows
-from pgseal.core.checkpoint import Checkpoint, open_checkpoint
+from pgseal.core.checkpoint import Checkpoint
 from pgseal.core.cosignature import WitnessPolicy
 from pgseal.core.encoding import format_base64
 from pgseal.core.envelope import parse_envelope
@@ -55,6 +58,7 @@ from pgseal.core.merkle import EMPTY_ROOT, check_consistency, prove_consistency
 from pgseal.core.ranges import LeafRanges
 from pgseal.core.recovery import Recovery
 from pgseal.core.retention import Retention
+from pgseal.core.rotation import LogKeys, RecordedRotation, read_rotation
 from pgseal.errors import (
     ConfigError,
     ForgedRecordError,
@@ -123,7 +127,7 @@ class Verifier:
 
         Args:
             origin: the log's name.
-            key: the log's verifier key.
+            key: the verifier key that is trusted; it may have passed the log to another since, or have followed one.
             ledger: the ledger; picklable.
             kept: the verifier's memory.
             workers: processes that check leaves, by default one for each processor; 1 works in this process.
@@ -132,7 +136,7 @@ class Verifier:
             max_findings: how many findings are listed in full.
         """
         self._origin = origin
-        self._key = key
+        self._keys = LogKeys(key)
         self._ledger = ledger
         self._reader = LedgerReader(ledger)
         self._kept = kept
@@ -156,6 +160,7 @@ class Verifier:
         self._not_compared: list[str] = []
         self._retentions: list[Retention] = []
         self._recoveries: list[tuple[int, Recovery]] = []
+        self._rotations: list[tuple[int, bytes, bytes]] = []
         self._erasures: list[tuple[int, Erasure]] = []
         self._gone: list[GoneParts] = []
         self._erased = Erased()
@@ -173,6 +178,7 @@ class Verifier:
         policy: WitnessPolicy | None = None,
         held: Mapping[str, bytes] | None = None,
         now: float = 0.0,
+        rotations: Sequence[RecordedRotation] = (),
     ) -> None:
         """Check the ledger's checkpoint against key, memory, sealer and witnesses.
 
@@ -180,14 +186,17 @@ class Verifier:
         calls this, because a running sealer publishes newer ones all the time. With a ``policy`` that many witnesses
         must have cosigned; ``now``, in seconds since the Unix epoch, is what their times are judged by. ``held`` are
         the checkpoints that witnesses show themselves, by name: a rollback shows there without any memory of ours.
+        ``rotations`` are what the vault's KEY_ROTATE records say, endorsed by their keys; step 2 shows which are
+        sealed.
         """
         self._enter(_Step.NEW)
         kept_note = self._kept.load(self._origin)
+        self._keys.learn(rotations)
         # Before the ledger's checkpoint: a sealer replaces that first.
         unwitnessed: SignatureError | None = None
         if policy is not None:
             try:
-                self._witnessed = open_witnessed(self._reader, self._origin, self._key, policy, now)
+                self._witnessed = open_witnessed(self._reader, self._origin, self._keys, policy, now)
             except SignatureError as error:
                 unwitnessed = error
         witnessed = self._witnessed
@@ -221,7 +230,7 @@ class Verifier:
     def _open_published(self) -> Checkpoint | None:
         try:
             self._note = self._reader.checkpoint_note()
-            return open_checkpoint(self._note, [self._key], origin=self._origin).checkpoint
+            return self._keys.open(self._note, origin=self._origin).checkpoint
         except MissingObjectError:
             self._findings.add(ProofError("the ledger has no checkpoint: nothing says what it holds", where=CHECKPOINT))
         except FormatError as error:
@@ -234,7 +243,7 @@ class Verifier:
         if note is None:
             return None
         try:
-            return _Trusted(name, open_checkpoint(note, [self._key], origin=self._origin).checkpoint)
+            return _Trusted(name, self._keys.open(note, origin=self._origin).checkpoint)
         except FormatError as error:
             raise StorageError(
                 f"the checkpoint {name} for {self._origin!r} is damaged ({error}): find out why; without it the ledger "
@@ -248,7 +257,7 @@ class Verifier:
 
     def _open_held(self, name: str, note: bytes) -> _Trusted | None:
         try:
-            opened = open_checkpoint(note, [self._key], origin=self._origin)
+            opened = self._keys.open(note, origin=self._origin)
         except (FormatError, SignatureError) as error:
             self._warnings.append(f"witness {name} shows no checkpoint that is signed with this log's key: {error}")
             return None
@@ -298,6 +307,7 @@ class Verifier:
             self._check_leaves(self._checkpoint, vault)
             self._settle_unproven(self._checkpoint)
             if vault is not None:
+                self._check_rotations(self._checkpoint.size)
                 self._check_outside(vault, self._checkpoint.size)
         self._step = _Step.LEAVES
 
@@ -318,6 +328,7 @@ class Verifier:
             self._note_damage(result)
             self._retentions += result.retentions
             self._recoveries += result.recoveries
+            self._rotations += result.rotations
             self._erasures += result.erasures
             self._gone += result.gone
             self._segments[result.index] = result.segments
@@ -373,6 +384,39 @@ class Verifier:
             else:
                 self._add_fork(trusted, published)
             self._ledger_findings += 1
+
+    def _check_rotations(self, tree_size: int) -> None:
+        """Compare the rotations that were gone by with those that are sealed, and the checkpoint with all of these."""
+        sealed: list[RecordedRotation] = []
+        for index, data, actor in self._rotations:
+            try:
+                sealed.append(read_rotation(data, actor, index))
+            except (FormatError, SignatureError) as error:
+                self._add_forged_rotation(index, error.detail if isinstance(error, SignatureError) else str(error))
+        for one in self._keys.learn(sealed):
+            self._add_forged_rotation(one.leaf_index, "the keys of this log never came to it")
+        # (What is not sealed yet may be about to be: no checkpoint of this size can do without the old key then.)
+        for one in self._keys.rotations:
+            is_due = one.leaf_index is not None and one.leaf_index < tree_size
+            if is_due and one not in sealed and one.leaf_index not in self._damaged_leaves:
+                self._add_forged_rotation(one.leaf_index, "it is in the vault, and was never sealed")
+        if self._is_own_checkpoint:
+            try:
+                self._keys.open(self._note, origin=self._origin)
+            except SignatureError as error:
+                self._findings.add(SignatureError(f"the ledger's {CHECKPOINT}: {error.detail}", where=CHECKPOINT))
+                self._ledger_findings += 1
+
+    def _add_forged_rotation(self, leaf_index: int | None, problem: str) -> None:
+        self._findings.add(
+            ForgedRecordError(
+                f"the KEY_ROTATE record of leaf {leaf_index} says that the log passed to another key: {problem}; trust "
+                "no key that it names",
+                where="vault",
+                trail="vault",
+                leaf_index=leaf_index,
+            )
+        )
 
     def _check_outside(self, vault: VaultSource, tree_size: int) -> None:
         expected = tree_size

@@ -7,9 +7,9 @@ old one may be depends on how far the log has come since: ``describe_lag``.
 
 from dataclasses import dataclass
 
-from pgseal.core.checkpoint import Checkpoint, open_checkpoint
+from pgseal.core.checkpoint import Checkpoint
 from pgseal.core.cosignature import WitnessPolicy
-from pgseal.core.keys import VerifierKey
+from pgseal.core.rotation import LogKeys
 from pgseal.errors import FormatError, SignatureError
 from pgseal.ledger.reader import LedgerReader
 from pgseal.ledger.store import CHECKPOINT, WITNESSED, MissingObjectError
@@ -28,14 +28,14 @@ class Witnessed:
     time: int
 
 
-def open_witnessed(reader: LedgerReader, origin: str, key: VerifierKey, policy: WitnessPolicy, now: float) -> Witnessed:
+def open_witnessed(reader: LedgerReader, origin: str, keys: LogKeys, policy: WitnessPolicy, now: float) -> Witnessed:
     """Return what the ledger shows as ``witnessed``, verified; ``now`` is in seconds since the Unix epoch.
 
     Raises ``SignatureError`` if there is none, or one that does not meet the policy, and ``UnavailableError``.
     """
     try:
         note = reader.witnessed_note()
-        opened = open_checkpoint(note, [key, *policy.keys.values()], origin=origin)
+        opened = keys.open(note, origin=origin, others=list(policy.keys.values()))
     except MissingObjectError:
         raise SignatureError(
             f"the ledger has no {WITNESSED!r}: either the witness policy ({policy}) was never met, or somebody removed "

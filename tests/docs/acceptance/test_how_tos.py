@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 from tests.docs.markdown import ROOT, blocks
+from tests.tokens import make_token
 
 HOW_TO = ROOT / "docs" / "how-to"
 
@@ -112,6 +113,28 @@ def test_a_policy_in_version_control(shell, environment, tmp_path):
     finally:
         sql(dsn, f"DROP OWNED BY {role}")
         sql(dsn, f"DROP ROLE {role}")
+
+
+@pytest.mark.slow
+def test_rotation(shell, patients):
+    printed = follow(HOW_TO / "rotate-the-key.md", shell, patients)
+    assert "both keys sign" in printed
+    assert printed.count("clinic.example/prod+") > 4
+    assert "the new key alone signs" in printed
+    assert "nothing was changed" in shell("pgseal seal --once && pgseal verify")
+
+
+@pytest.mark.slow
+def test_a_key_in_a_token(shell, patients, environment, tmp_path, monkeypatch):
+    token = make_token(tmp_path, monkeypatch)
+    page = HOW_TO / "keep-the-key-in-an-hsm.md"
+    uri = next(block.text.strip() for block in blocks(page, "") if block.text.startswith("pkcs11:"))
+    environment |= {"KEY": uri, "PGSEAL_PIN": "73016452", "SO_PIN": "11223344"}
+    environment["SOFTHSM2_CONF"] = str(token.directory.with_name("softhsm2.conf"))
+    printed = follow(page, shell, patients)
+    assert "both keys sign" in printed
+    assert "nothing was changed" in printed
+    assert (tmp_path / "pgseal.key").read_text() == f"{uri}\n"
 
 
 @pytest.mark.slow

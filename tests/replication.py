@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
 from tests.clusters import Cluster
 from tests.deployments import open_trail
 
@@ -29,7 +31,9 @@ def replicating(new_cluster: Callable[..., Any], major: int) -> Iterator[tuple[p
 
 def subscribe(original: psycopg.Connection, copy: psycopg.Connection) -> None:
     """Copy what is there, and all that comes."""
-    copy.execute(f"CREATE SUBSCRIPTION s CONNECTION '{original.info.dsn}' PUBLICATION p")  # pyright: ignore[reportArgumentType]
+    info = original.info  # not its whole dsn: an older server's library does not know every option of ours
+    dsn = make_conninfo(host=info.host, port=info.port, dbname=info.dbname, user=info.user)
+    copy.execute(sql.SQL("CREATE SUBSCRIPTION s CONNECTION {} PUBLICATION p").format(sql.Literal(dsn)))
     wait_for(lambda: copy.execute("SELECT srsubstate FROM pg_subscription_rel").fetchall() == [("r",)])
 
 

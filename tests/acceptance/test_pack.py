@@ -229,9 +229,14 @@ def test_a_pack_that_is_interrupted_is_not_there(database, vault_database, tmp_p
     deployment.seal()
     before = sorted(tmp_path.iterdir())
     path = tmp_path / "pack.zip"
-    with deployment.start("pack", "-o", str(path)) as process:
-        while process.poll() is None and not list(tmp_path.glob(".pack.zip.*")):
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+    for _ in range(3):
+        with deployment.start("pack", "-o", str(path)) as process:
+            while process.poll() is None and not list(tmp_path.glob(".pack.zip.*")):
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            code = process.wait(60)
+        if code != 0:
+            break
+        path.unlink()  # the signal came too late: the pack was whole
+    assert code == 130
     assert sorted(tmp_path.iterdir()) == before

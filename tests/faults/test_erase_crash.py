@@ -4,30 +4,22 @@ The step dies in a forked child, with SIGKILL. What is left is whole: nothing is
 what should be gone and is not is told by `verify`, and sealing goes on.
 """
 
-import os
-import signal
-import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
-
 import pytest
 from tests.deployments import Deployment, query
 from tests.erasure import ERASE, check_gone, deploy_secret, leaves_of, secret_leaves
+from tests.faults.killed import Step, kill_at
 
 from pgseal.sealer import acts
 from pgseal.trail.erasure import TrailEraser
 from pgseal.vault.erasure import VaultEraser
 from pgseal.vault.store import VaultStore
 
-#: Owner of the function, its name, which call of it is struck.
 STEPS = {
-    "write the record": (VaultStore, "record_act", 1),
-    "have it sealed": (acts, "seal_all", 2),
-    "blank the trail": (TrailEraser, "blank", 1),
-    "blank the vault": (VaultEraser, "blank", 1),
-    "vacuum": (TrailEraser, "vacuum", 1),
+    "write the record": Step(VaultStore, "record_act", 1),
+    "have it sealed": Step(acts, "seal_all", 2),
+    "blank the trail": Step(TrailEraser, "blank", 1),
+    "blank the vault": Step(VaultEraser, "blank", 1),
+    "vacuum": Step(TrailEraser, "vacuum", 1),
 }
 
 
@@ -36,44 +28,11 @@ def deployment(database, vault_database, tmp_path) -> Deployment:
     return deploy_secret(database, vault_database, tmp_path)
 
 
-@contextmanager
-def breaking(owner: Any, name: str, due: int, when: str) -> Iterator[None]:
-    original, count = getattr(owner, name), 0
-
-    def call(*arguments: Any, **named: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count == due and when == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = original(*arguments, **named)
-        if count == due and when == "after":
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(owner, name, call)
-        yield
-
-
-def run_and_die(deployment: Deployment, step: str, when: str) -> None:
-    child = os.fork()
-    if not child:
-        try:
-            with suppress(SystemExit), breaking(*STEPS[step], when):
-                deployment.call(*ERASE)
-        except BaseException:  # noqa: BLE001 - nothing may leave the child
-            traceback.print_exc(file=sys.__stderr__)
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status), f"{step} was not reached"
-
-
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("step", STEPS)
 def test_killed_at_a_step(deployment: Deployment, step: str, when: str):
     leaves = secret_leaves(deployment)
-    run_and_die(deployment, step, when)
+    kill_at(STEPS[step], when, lambda: deployment.call(*ERASE))
     # Life goes on before anybody repeats it.
     query(deployment.source, "INSERT INTO item VALUES (11, 'meanwhile')")
     deployment.seal()
